@@ -1,0 +1,19 @@
+//! Deep residual learning (He, Zhang, Ren, Sun: arXiv:1512.03385), end to end.
+//!
+//! A network is data ([`arch::Network`]); an [`engine::Engine`] runs it. Data flows one way:
+//! [`data`] -> [`engine`] -> [`train`] -> [`eval`] -> [`report`]. A [`StateDict`] is the only thing that
+//! crosses between engines, files and other frameworks.
+
+pub mod arch;
+pub mod data;
+pub mod engine;
+mod error;
+pub mod eval;
+pub mod files;
+pub mod report;
+mod state;
+pub mod train;
+pub mod weights;
+
+pub use error::{Error, Result};
+pub use state::{StateDict, StateMismatch, Tensor};
