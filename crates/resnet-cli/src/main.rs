@@ -1,6 +1,8 @@
 //! The `resnet` command: one line in `run` for each thing it does.
 
+mod network;
 mod summary;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if terminal::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
