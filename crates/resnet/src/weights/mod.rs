@@ -1,1 +1,69 @@
-//! Exchange formats: safetensors and PyTorch files.
+//! Exchange formats: reading and writing the weights everyone else uses.
+
+mod decode;
+mod names;
+pub mod safetensors;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use crate::arch::Graph;
+use crate::{Error, Result, StateDict};
+
+/// What a file says about its tensors, as text by key (`model`: `resnet20`).
+pub type Metadata = BTreeMap<String, String>;
+
+/// Tensors and what their file says about them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// The tensors.
+    pub state: StateDict,
+    /// What the file says about them; only safetensors files say anything.
+    pub metadata: Metadata,
+}
+
+/// Reads a network's weights from a safetensors file, told by its contents, whatever its extension.
+///
+/// Tensors become `f32` under torchvision's names: wrappers (`module.`), nesting (`state_dict`) and
+/// other spellings (`linear`, `shortcut`) are understood, and what is stored beside the network is
+/// left out. With `graph`, the result is exactly that network's state, in its order.
+///
+/// # Errors
+/// When the file cannot be read, is damaged or of another kind, or does not fit `graph`: then all
+/// missing, extra and wrongly shaped tensors are listed.
+pub fn read(path: &Path, graph: Option<&Graph>) -> Result<Weights> {
+    let mut start = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    file.take(9).read_to_end(&mut start).map_err(Error::io(path))?;
+    let found = if safetensors::recognise(&start) {
+        let Weights { state, metadata } = safetensors::read(path)?;
+        Weights { state: rename(path, state)?, metadata }
+    } else {
+        return Err(Error::format(path, "not a safetensors file"));
+    };
+    match graph {
+        Some(graph) => Ok(Weights { state: fit(found.state, graph)?, ..found }),
+        None => Ok(found),
+    }
+}
+
+/// The network's tensors under their canonical names.
+fn rename(path: &Path, state: StateDict) -> Result<StateDict> {
+    let nest = names::nest_of(&state.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    let mut renamed = StateDict::new();
+    for (name, tensor) in state {
+        let Some(canonical) = names::canonical(&name, &nest) else { continue };
+        if renamed.insert(canonical.as_str(), tensor).is_some() {
+            return Err(Error::format(path, format!("more than one tensor stands for '{canonical}'")));
+        }
+    }
+    Ok(renamed)
+}
+
+/// The state in the order of `graph`, once it is known to fit.
+fn fit(state: StateDict, graph: &Graph) -> Result<StateDict> {
+    state.check(graph)?;
+    let mut tensors: std::collections::HashMap<_, _> = state.into_iter().collect();
+    Ok(graph.tensors().filter_map(|spec| tensors.remove_entry(&spec.name)).collect())
+}
