@@ -7,6 +7,9 @@ pub enum Error {
     /// `RESNET_ISA` names an instruction set that does not exist or that this machine lacks.
     #[error("{0}")]
     Isa(String),
+    /// The graph has a layer in a place where the engine cannot run it.
+    #[error("{0}")]
+    Graph(String),
     /// The batch does not fit the network.
     #[error("{0}")]
     Batch(String),

@@ -1,7 +1,28 @@
 //! The CPU engine: a network of layers, compiled once into a plan over one arena, and run.
+//!
+//! A [`Graph`] says what to run. A [`Session`] lowers it to fused layers (`program`), lays them out for
+//! a batch size (`plan`, `arena`, `layout`) and runs them on its threads (`execute`) with the kernels of
+//! the best instruction set the machine has (`kernels`). It knows tensors and layers, nothing of files,
+//! recipes or command lines.
 
+mod arena;
 mod error;
+mod execute;
+pub mod geometry;
 pub mod graph;
+pub mod kernels;
+mod layout;
+mod loss;
+mod optimizer;
+mod plan;
+mod program;
+mod session;
 
 pub use error::{Error, Result};
 pub use graph::{Graph, Node, Op, Shape};
+pub use kernels::Isa;
+pub use layout::{GROUP, pack_group, unpack_group};
+pub use loss::{Outcome, softmax_cross_entropy};
+pub use optimizer::{Memory, Optimizer, Update};
+pub use program::Placed;
+pub use session::{Options, Session};

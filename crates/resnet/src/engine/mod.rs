@@ -3,6 +3,7 @@
 mod native;
 
 pub use native::{Native, NativeOptions};
+pub use resnet_native::{Isa, Outcome, Update};
 
 use crate::{Result, StateDict};
 
@@ -33,42 +34,6 @@ pub struct Loss {
     /// Share of the target spread evenly over all classes (arXiv:1512.00567, section 7); 0 is plain
     /// cross-entropy.
     pub label_smoothing: f32,
-}
-
-/// What one pass over a batch found.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
-    /// Mean loss.
-    pub loss: f32,
-    /// Images whose largest logit was their class.
-    pub correct: usize,
-}
-
-/// One step of an optimizer, by PyTorch's formulas.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Update {
-    /// `v = momentum v + (g + weight_decay w)`, `w -= lr v`.
-    Sgd {
-        /// Learning rate.
-        lr: f32,
-        /// Share of the last step that is kept.
-        momentum: f32,
-        /// L2 penalty, on every parameter.
-        weight_decay: f32,
-    },
-    /// Adam (arXiv:1412.6980) with bias correction, the L2 penalty added to the gradient.
-    Adam {
-        /// Learning rate.
-        lr: f32,
-        /// Decay of the mean of gradients.
-        beta1: f32,
-        /// Decay of the mean of squared gradients.
-        beta2: f32,
-        /// Added to the root of the second moment.
-        eps: f32,
-        /// L2 penalty, on every parameter.
-        weight_decay: f32,
-    },
 }
 
 /// What an optimizer remembers between steps.

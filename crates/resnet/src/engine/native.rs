@@ -1,57 +1,133 @@
-//! The CPU engine behind the [`Engine`](super::Engine) trait.
+//! The CPU engine behind the [`Engine`] trait.
+
+use resnet_native::graph::Role;
+use resnet_native::{Memory, Optimizer, Options, Session};
 
 use super::{Batch, Engine, Loss, OptimizerState, Outcome, Update};
-use crate::arch::Network;
-use crate::{Result, StateDict};
+use crate::arch::{Graph, Network};
+use crate::{Result, StateDict, StateMismatch, Tensor};
 
 /// How the CPU engine runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NativeOptions {
-    /// Threads; 0 for one a core.
+    /// Threads; 0 for one a core. The results are the same for any number.
     pub threads: usize,
-    /// Most images of one training step.
-    pub batch: usize,
 }
 
 /// The CPU engine of this project.
-pub struct Native {}
+pub struct Native {
+    session: Session,
+    graph: Graph,
+}
 
 impl Native {
     /// An engine for `network` with the weights of `state`.
     ///
     /// # Errors
-    /// When the network cannot be built or the state does not fit.
-    pub fn new(_network: &Network, _state: &StateDict, _options: NativeOptions) -> Result<Self> {
-        todo!()
+    /// When the network cannot be built, the state does not fit or threads cannot be started.
+    pub fn new(network: &Network, state: &StateDict, options: NativeOptions) -> Result<Self> {
+        let graph = network.graph()?;
+        let session = Session::new(&graph, Options { threads: options.threads, isa: None })?;
+        let mut engine = Self { session, graph };
+        engine.load_state(state)?;
+        Ok(engine)
+    }
+
+    /// Flat values cut into one tensor for each parameter, named with `suffix`.
+    fn name_parameters(&self, flat: &[f32], suffix: &str, tensors: &mut StateDict) {
+        for placed in self.session.tensors().iter().filter(|placed| placed.spec.role == Role::Parameter) {
+            let tensor = Tensor::new(placed.spec.shape.clone(), flat[placed.range.clone()].to_vec());
+            let tensor = tensor.expect("a placed tensor has as many values as its shape");
+            tensors.insert(format!("{}.{suffix}", placed.spec.name), tensor);
+        }
+    }
+
+    /// The reverse of [`name_parameters`](Self::name_parameters).
+    fn flatten_parameters(&self, suffix: &str, tensors: &StateDict) -> Result<Vec<f32>, StateMismatch> {
+        let mut flat = Vec::new();
+        let mut mismatch = StateMismatch::default();
+        for placed in self.session.tensors().iter().filter(|placed| placed.spec.role == Role::Parameter) {
+            let name = format!("{}.{suffix}", placed.spec.name);
+            match tensors.get(&name) {
+                Some(tensor) if tensor.shape() == placed.spec.shape => flat.extend_from_slice(tensor.data()),
+                Some(tensor) => mismatch.reshaped.push((name, placed.spec.shape.clone(), tensor.shape().to_vec())),
+                None => mismatch.missing.push(name),
+            }
+        }
+        if mismatch == StateMismatch::default() { Ok(flat) } else { Err(mismatch) }
     }
 }
 
+const MOMENTUM: &str = "momentum_buffer";
+const MEAN: &str = "exp_avg";
+const SQUARE: &str = "exp_avg_sq";
+
 impl Engine for Native {
     fn describe(&self) -> String {
-        todo!()
+        let threads = self.session.threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("native CPU engine, {} f32, {threads} thread{plural}", self.session.isa().name())
     }
-    fn forward_backward(&mut self, _batch: &Batch, _loss: &Loss) -> Result<Outcome> {
-        todo!()
+
+    fn forward_backward(&mut self, batch: &Batch, loss: &Loss) -> Result<Outcome> {
+        Ok(self.session.forward_backward(&batch.images, &batch.labels, loss.label_smoothing)?)
     }
+
     fn gradients(&mut self) -> &mut [f32] {
-        todo!()
+        self.session.gradients()
     }
-    fn apply(&mut self, _update: &Update) {
-        todo!()
+
+    fn apply(&mut self, update: &Update) {
+        self.session.apply(update);
     }
-    fn infer(&mut self, _images: &[f32]) -> Result<Vec<f32>> {
-        todo!()
+
+    fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
+        Ok(self.session.infer(images)?)
     }
+
     fn state(&self) -> StateDict {
-        todo!()
+        let tensor = |placed| {
+            let values: &[f32] = self.session.values(placed);
+            Tensor::new(placed.spec.shape.clone(), values.to_vec()).expect("as many values as the shape holds")
+        };
+        self.session.tensors().iter().map(|placed| (placed.spec.name.clone(), tensor(placed))).collect()
     }
-    fn load_state(&mut self, _state: &StateDict) -> Result<()> {
-        todo!()
+
+    fn load_state(&mut self, state: &StateDict) -> Result<()> {
+        state.check(&self.graph)?;
+        for index in 0..self.session.tensors().len() {
+            if let Some(tensor) = state.get(&self.session.tensors()[index].spec.name) {
+                self.session.set_values(index, tensor.data());
+            }
+        }
+        Ok(())
     }
+
     fn optimizer_state(&self) -> OptimizerState {
-        todo!()
+        let optimizer = self.session.optimizer();
+        let mut tensors = StateDict::new();
+        match &optimizer.memory {
+            Memory::Empty => {}
+            Memory::Momentum(velocity) => self.name_parameters(velocity, MOMENTUM, &mut tensors),
+            Memory::Moments { mean, square } => {
+                self.name_parameters(mean, MEAN, &mut tensors);
+                self.name_parameters(square, SQUARE, &mut tensors);
+            }
+        }
+        OptimizerState { step: optimizer.step, tensors }
     }
-    fn load_optimizer_state(&mut self, _state: &OptimizerState) -> Result<()> {
-        todo!()
+
+    fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()> {
+        let has = |suffix: &str| state.tensors.iter().any(|(name, _)| name.ends_with(suffix));
+        let memory = if state.tensors.is_empty() {
+            Memory::Empty
+        } else if has(MOMENTUM) {
+            Memory::Momentum(self.flatten_parameters(MOMENTUM, &state.tensors)?)
+        } else {
+            let mean = self.flatten_parameters(MEAN, &state.tensors)?;
+            Memory::Moments { mean, square: self.flatten_parameters(SQUARE, &state.tensors)? }
+        };
+        *self.session.optimizer_mut() = Optimizer { step: state.step, memory };
+        Ok(())
     }
 }

@@ -1,0 +1,225 @@
+//! Convolution: a tile of output channels by output pixels stays in registers while the taps and the
+//! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
+
+use super::Vector;
+use crate::geometry::{Run, Tap};
+use crate::kernels::ConvBand;
+use crate::layout::{GROUP, lane_mask};
+
+/// Taps of the largest kernel (7x7).
+pub const MAX_TAPS: usize = 49;
+
+/// Where a tap reads for the first pixel of a tile, and where its weights are; in floats.
+#[derive(Clone, Copy, Default)]
+struct Source {
+    input: usize,
+    weights: usize,
+}
+
+/// Computes a band with tiles of `K` channels by `P` pixels.
+///
+/// # Safety
+/// See the [module](super).
+#[inline(always)]
+pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) {
+    let gather = band.gather;
+    let pixel = band.in_channels * GROUP;
+    let block_len = gather.kernel * gather.kernel * band.in_channels * K;
+    let images = band.moments.as_ref().map_or(GROUP, |moments| moments.images);
+    let mut moments = band.moments;
+    for first in (0..band.out_channels).step_by(K) {
+        let mut tile = Tile::<V, K> {
+            input: band.input.as_ptr(),
+            in_channels: band.in_channels,
+            // SAFETY: packed weights hold a block for every `K` channels.
+            weights: unsafe { band.weights.as_ptr().add(first / K * block_len) },
+            channels: K.min(band.out_channels - first),
+            accumulate: band.accumulate,
+            // SAFETY: no memory is touched.
+            sums: unsafe { [[V::splat(0.0); 2]; K] },
+            pivot: [0.0; K],
+            mask: lane_mask(images),
+            moments: moments.is_some(),
+        };
+        let mut totals = [[0.0f64; 2]; K];
+        if let Some(moments) = &moments {
+            tile.pivot[..tile.channels].copy_from_slice(&moments.pivot[first..first + tile.channels]);
+        }
+        for (index, row) in band.rows.clone().enumerate() {
+            for run in &gather.columns {
+                let mut sources = [Source::default(); MAX_TAPS];
+                let count =
+                    list_sources(&gather.rows[row], run, gather.kernel, gather.from_width, pixel, K, &mut sources);
+                let sources = &sources[..count];
+                let mut done = 0;
+                while done < run.count {
+                    let pixels = P.min(run.count - done);
+                    let at = ((index * gather.width + run.start + done * run.step) * band.out_channels + first) * GROUP;
+                    let steps = Steps {
+                        input: done * run.from_step * pixel,
+                        input_step: run.from_step * pixel,
+                        output_step: run.step * band.out_channels * GROUP,
+                    };
+                    // SAFETY: the pixel lies inside the output; `list_sources` gives taps inside the input.
+                    unsafe {
+                        let output = band.output.as_mut_ptr().add(at);
+                        match pixels {
+                            1 => tile.run::<1>(sources, steps, output),
+                            2 => tile.run::<2>(sources, steps, output),
+                            3 => tile.run::<3>(sources, steps, output),
+                            _ => unreachable!("tiles are at most three pixels wide"),
+                        }
+                    }
+                    done += pixels;
+                }
+            }
+            if tile.moments {
+                // SAFETY: no memory is touched.
+                unsafe { tile.flush_sums(&mut totals) };
+            }
+        }
+        if let Some(moments) = &mut moments {
+            moments.sums[2 * first..][..2 * tile.channels].copy_from_slice(totals[..tile.channels].as_flattened());
+        }
+    }
+}
+
+/// Lists where the taps of a row and a run read; returns how many there are.
+#[inline(always)]
+fn list_sources(
+    rows: &[Tap],
+    run: &Run,
+    kernel: usize,
+    from_width: usize,
+    pixel: usize,
+    block: usize,
+    sources: &mut [Source; MAX_TAPS],
+) -> usize {
+    let mut count = 0;
+    for row in rows {
+        for column in &run.taps {
+            sources[count] = Source {
+                input: (row.from * from_width + column.from) * pixel,
+                weights: (row.kernel * kernel + column.kernel) * (pixel / GROUP) * block,
+            };
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Distances in floats between the pixels of a tile.
+#[derive(Clone, Copy)]
+struct Steps {
+    /// From the sources to the first pixel.
+    input: usize,
+    input_step: usize,
+    output_step: usize,
+}
+
+/// `K` output channels of a band.
+struct Tile<V, const K: usize> {
+    input: *const f32,
+    in_channels: usize,
+    weights: *const f32,
+    /// How many of the `K` channels exist.
+    channels: usize,
+    accumulate: bool,
+    /// For each channel, sums of `y - pivot` and of its square over the current row.
+    sums: [[V; 2]; K],
+    pivot: [f32; K],
+    mask: [f32; GROUP],
+    moments: bool,
+}
+
+impl<V: Vector, const K: usize> Tile<V, K> {
+    /// Computes `P` pixels.
+    ///
+    /// # Safety
+    /// The sources, moved by the steps, lie inside the input, and the pixels inside the output.
+    #[inline(always)]
+    unsafe fn run<const P: usize>(&mut self, sources: &[Source], steps: Steps, output: *mut f32) {
+        for part in (0..GROUP).step_by(V::LANES) {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let accumulators = self.multiply::<P>(sources, steps, part);
+                self.store::<P>(&accumulators, part, output.add(part), steps.output_step);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`run`](Self::run).
+    #[inline(always)]
+    unsafe fn multiply<const P: usize>(&self, sources: &[Source], steps: Steps, part: usize) -> [[V; P]; K] {
+        // SAFETY: passed on from the caller; packed weights hold `K` values for each tap and channel.
+        unsafe {
+            let mut accumulators = [[V::splat(0.0); P]; K];
+            for source in sources {
+                let mut input = self.input.add(source.input + steps.input + part);
+                let mut weights = self.weights.add(source.weights);
+                for _ in 0..self.in_channels {
+                    let mut pixels = [V::splat(0.0); P];
+                    for p in 0..P {
+                        pixels[p] = V::load(input.add(p * steps.input_step));
+                    }
+                    for k in 0..K {
+                        let weight = V::splat(*weights.add(k));
+                        for p in 0..P {
+                            accumulators[k][p] = pixels[p].mul_add(weight, accumulators[k][p]);
+                        }
+                    }
+                    input = input.add(GROUP);
+                    weights = weights.add(K);
+                }
+            }
+            accumulators
+        }
+    }
+
+    /// # Safety
+    /// As for [`run`](Self::run).
+    #[inline(always)]
+    unsafe fn store<const P: usize>(&mut self, accumulators: &[[V; P]; K], part: usize, output: *mut f32, step: usize) {
+        // SAFETY: passed on from the caller; only channels that exist are written.
+        unsafe {
+            let mask = V::load(self.mask.as_ptr().add(part));
+            for k in 0..K {
+                if k >= self.channels {
+                    break;
+                }
+                let pivot = V::splat(self.pivot[k]);
+                for p in 0..P {
+                    let to = output.add(p * step + k * GROUP);
+                    let mut value = accumulators[k][p];
+                    if self.accumulate {
+                        value = value.add(V::load(to));
+                    }
+                    value.store(to);
+                    if self.moments {
+                        let centred = value.sub(pivot).mul(mask);
+                        self.sums[k][0] = self.sums[k][0].add(centred);
+                        self.sums[k][1] = centred.mul_add(centred, self.sums[k][1]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves the sums of a row on to double precision.
+    ///
+    /// # Safety
+    /// The machine has the vector's instructions.
+    #[inline(always)]
+    unsafe fn flush_sums(&mut self, totals: &mut [[f64; 2]; K]) {
+        for (sums, totals) in self.sums.iter_mut().zip(totals) {
+            for (sum, total) in sums.iter_mut().zip(totals) {
+                // SAFETY: no memory is touched.
+                unsafe {
+                    *total += f64::from(sum.sum());
+                    *sum = V::splat(0.0);
+                }
+            }
+        }
+    }
+}

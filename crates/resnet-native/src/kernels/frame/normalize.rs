@@ -1,0 +1,111 @@
+//! Batch norm's passes over memory, with the shortcut and the rectifier taken along.
+
+use super::Vector;
+use crate::kernels::{Normalize, NormalizeBackward, NormalizeReduce};
+use crate::layout::{GROUP, lane_mask};
+
+/// `output = relu(scale * input + shift + residual)`.
+///
+/// # Safety
+/// See the [module](super).
+#[inline(always)]
+pub unsafe fn normalize<V: Vector>(band: Normalize<'_>) {
+    let channels = band.scale.len();
+    let mask = lane_mask(band.images);
+    let pixels = band.input.len() / (channels * GROUP);
+    for pixel in 0..pixels {
+        for channel in 0..channels {
+            for part in (0..GROUP).step_by(V::LANES) {
+                let at = (pixel * channels + channel) * GROUP + part;
+                // SAFETY: `at` lies inside all slices, which are of one length.
+                unsafe {
+                    let scale = V::splat(*band.scale.get_unchecked(channel));
+                    let shift = V::splat(*band.shift.get_unchecked(channel));
+                    let mut value = V::load(band.input.as_ptr().add(at)).mul_add(scale, shift);
+                    if let Some(residual) = band.residual {
+                        value = value.add(V::load(residual.as_ptr().add(at)));
+                    }
+                    if band.relu {
+                        value = value.relu();
+                    }
+                    value.mul(V::load(mask.as_ptr().add(part))).store(band.output.as_mut_ptr().add(at));
+                }
+            }
+        }
+    }
+}
+
+/// Channels summed side by side, in sums that stay in the first-level cache.
+const CHANNELS: usize = 64;
+
+/// Pixels between two moves of the sums to double precision.
+const PIXELS: usize = 64;
+
+/// Masks the gradient by the rectifier and sums it, alone and times the normalised input.
+///
+/// # Safety
+/// See the [module](super).
+#[inline(always)]
+pub unsafe fn normalize_reduce<V: Vector>(band: NormalizeReduce<'_>) {
+    let channels = band.mean.len();
+    let pixels = band.input.len() / (channels * GROUP);
+    let gradient = band.gradient.as_mut_ptr();
+    band.sums.fill(0.0);
+    for first in (0..channels).step_by(CHANNELS) {
+        let count = CHANNELS.min(channels - first);
+        for start in (0..pixels).step_by(PIXELS) {
+            // SAFETY: `at` lies inside all slices, which are of one length.
+            unsafe {
+                let mut sums = [[V::splat(0.0); 2]; CHANNELS];
+                for pixel in start..pixels.min(start + PIXELS) {
+                    for (c, sums) in sums.iter_mut().enumerate().take(count) {
+                        let mean = V::splat(*band.mean.get_unchecked(first + c));
+                        let inv_std = V::splat(*band.inv_std.get_unchecked(first + c));
+                        for part in (0..GROUP).step_by(V::LANES) {
+                            let at = (pixel * channels + first + c) * GROUP + part;
+                            let mut g = V::load(gradient.add(at));
+                            if let Some(rectified) = band.rectified {
+                                g = g.where_positive(V::load(rectified.as_ptr().add(at)));
+                                g.store(gradient.add(at));
+                            }
+                            let normalized = V::load(band.input.as_ptr().add(at)).sub(mean).mul(inv_std);
+                            sums[0] = sums[0].add(g);
+                            sums[1] = g.mul_add(normalized, sums[1]);
+                        }
+                    }
+                }
+                for (sums, total) in sums.iter().zip(band.sums[2 * first..].chunks_exact_mut(2)).take(count) {
+                    total[0] += f64::from(sums[0].sum());
+                    total[1] += f64::from(sums[1].sum());
+                }
+            }
+        }
+    }
+}
+
+/// `output = a * gradient + b * input + c`.
+///
+/// # Safety
+/// See the [module](super).
+#[inline(always)]
+pub unsafe fn normalize_backward<V: Vector>(band: NormalizeBackward<'_>) {
+    let channels = band.a.len();
+    let mask = lane_mask(band.images);
+    let pixels = band.input.len() / (channels * GROUP);
+    for pixel in 0..pixels {
+        for channel in 0..channels {
+            for part in (0..GROUP).step_by(V::LANES) {
+                let at = (pixel * channels + channel) * GROUP + part;
+                // SAFETY: `at` lies inside all slices, which are of one length.
+                unsafe {
+                    let a = V::splat(*band.a.get_unchecked(channel));
+                    let b = V::splat(*band.b.get_unchecked(channel));
+                    let c = V::splat(*band.c.get_unchecked(channel));
+                    let constant = V::load(band.input.as_ptr().add(at)).mul_add(b, c);
+                    let value = V::load(band.gradient.as_ptr().add(at)).mul_add(a, constant);
+                    value.mul(V::load(mask.as_ptr().add(part))).store(band.output.as_mut_ptr().add(at));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Kernels in plain Rust, four lanes wide: what a compiler vectorises on any machine.
+
+use super::{Isa, frame::Vector, implement_kernels};
+
+/// The portable kernels.
+pub struct Portable;
+
+implement_kernels!(
+    Portable, Isa::Portable, Lanes,
+    conv: 4 channels x 2 pixels,
+    weights: 2 outputs x 1 inputs x 3 columns
+);
+
+/// Four floats.
+#[derive(Clone, Copy)]
+pub struct Lanes([f32; 4]);
+
+impl Lanes {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+impl Vector for Lanes {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 4])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller gives four floats.
+        unsafe { Self(from.cast::<[f32; 4]>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller gives room for four floats.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+
+    /// Two roundings: a fused multiply-add without the instruction is a slow library call.
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: no instruction beyond the target's own.
+        unsafe { self.mul(factor).add(addend) }
+    }
+
+    #[inline(always)]
+    unsafe fn relu(self) -> Self {
+        Self(self.0.map(|v| if v < 0.0 { 0.0 } else { v }))
+    }
+
+    #[inline(always)]
+    unsafe fn where_positive(self, gate: Self) -> Self {
+        self.zip(gate, |v, gate| if gate > 0.0 { v } else { 0.0 })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        (self.0[0] + self.0[1]) + (self.0[2] + self.0[3])
+    }
+}

@@ -1,0 +1,289 @@
+//! A program laid out for a batch size: the steps of the forward and backward pass, and where in the
+//! arena each value lives, from the step that makes it to the last that reads it.
+
+use crate::arena::{ALIGN_FLOATS, Buffer};
+use crate::graph::{Graph, NodeId};
+use crate::layout::{group_len, groups};
+use crate::program::{Layer, Program};
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Forward and backward; activations are kept.
+    Training,
+    /// Forward only, with running statistics.
+    Inference,
+}
+
+/// One step of the forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    /// What to run.
+    pub layer: Layer,
+    /// The layer's first input.
+    pub input: Buffer,
+    /// What a batch norm adds.
+    pub residual: Option<Buffer>,
+    /// The layer's output.
+    pub output: Buffer,
+}
+
+/// One step of the backward pass.
+#[derive(Clone, Copy, Debug)]
+pub enum Backward {
+    /// Gradient of a convolution by its weights and, unless it reads the images, by its input.
+    Conv { conv: usize, input: Buffer, output_gradient: Buffer, input_gradient: Option<InputGradient> },
+    /// Gradient of a batch norm; `gradient` becomes that of the residual.
+    Norm { norm: usize, input: Buffer, rectified: Option<Buffer>, gradient: Buffer, input_gradient: Buffer },
+    /// Gradient of an option A shortcut.
+    Pad { stride: usize, input: NodeId, output: NodeId, output_gradient: Buffer, input_gradient: Buffer },
+    /// Gradient of the average pooling.
+    Pool { input: NodeId, output_gradient: Buffer, input_gradient: Buffer },
+}
+
+/// Where a convolution's gradient by its input goes.
+#[derive(Clone, Copy, Debug)]
+pub struct InputGradient {
+    /// Its place.
+    pub buffer: Buffer,
+    /// Whether another reader of the input has left its part there.
+    pub accumulate: bool,
+}
+
+/// The steps and the arena they need.
+pub struct Plan {
+    /// Most images of a batch.
+    pub capacity: usize,
+    /// The images.
+    pub input: Buffer,
+    /// Forward steps in order.
+    pub forward: Vec<Forward>,
+    /// Backward steps in order; none for inference.
+    pub backward: Vec<Backward>,
+    /// The logits.
+    pub logits: Buffer,
+    /// The gradient of the logits; in training only.
+    pub logits_gradient: Option<Buffer>,
+    /// Floats of the arena.
+    pub arena_len: usize,
+}
+
+impl Plan {
+    /// Lays `program` out for batches of up to `capacity` images.
+    pub fn new(program: &Program, capacity: usize, mode: Mode) -> Self {
+        Planner::new(program, capacity).plan(mode)
+    }
+}
+
+/// A value's memory, before it has an offset.
+#[derive(Clone, Copy, Debug)]
+struct Storage {
+    len: usize,
+    first: usize,
+    last: usize,
+}
+
+type StorageId = usize;
+
+struct Planner<'a> {
+    program: &'a Program,
+    capacity: usize,
+    storages: Vec<Storage>,
+    /// Storage of each graph node's output.
+    values: Vec<Option<StorageId>>,
+    /// Storage of each graph node's gradient.
+    gradients: Vec<Option<StorageId>>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(program: &'a Program, capacity: usize) -> Self {
+        let nodes = program.shapes.len();
+        Self { program, capacity, storages: Vec::new(), values: vec![None; nodes], gradients: vec![None; nodes] }
+    }
+
+    fn plan(mut self, mode: Mode) -> Plan {
+        let layers = &self.program.layers;
+        self.values[Graph::INPUT] = Some(self.allocate(Graph::INPUT, 0));
+        for (step, layer) in layers.iter().enumerate() {
+            for input in layer.inputs() {
+                self.read(input, step);
+            }
+            self.values[layer.output()] = Some(self.allocate(layer.output(), step));
+        }
+        let logits = layers[layers.len() - 1].output();
+        let loss_step = layers.len();
+        self.read(logits, loss_step);
+        let drafts = if mode == Mode::Training { self.backward(logits, loss_step) } else { Vec::new() };
+        let (buffers, arena_len) = place(&self.storages);
+        let value = |id: NodeId| buffers[self.values[id].expect("every value has a storage")];
+        let forward = |layer: &Layer| {
+            let mut inputs = layer.inputs().map(value);
+            let input = inputs.next().expect("every layer has an input");
+            Forward { layer: *layer, input, residual: inputs.next(), output: value(layer.output()) }
+        };
+        Plan {
+            capacity: self.capacity,
+            input: value(Graph::INPUT),
+            forward: layers.iter().map(forward).collect(),
+            backward: drafts.into_iter().map(|draft| draft.finish(&buffers)).collect(),
+            logits: value(logits),
+            logits_gradient: self.gradients[logits].map(|id| buffers[id]),
+            arena_len,
+        }
+    }
+
+    fn allocate(&mut self, node: NodeId, step: usize) -> StorageId {
+        let len = groups(self.capacity) * group_len(self.program.shapes[node]);
+        self.storages.push(Storage { len: len.next_multiple_of(ALIGN_FLOATS), first: step, last: step });
+        self.storages.len() - 1
+    }
+
+    /// Keeps a node's value until `step`.
+    fn read(&mut self, node: NodeId, step: usize) -> StorageId {
+        let id = self.values[node].expect("a value is made before it is read");
+        self.keep(id, step)
+    }
+
+    fn keep(&mut self, id: StorageId, step: usize) -> StorageId {
+        self.storages[id].last = self.storages[id].last.max(step);
+        id
+    }
+
+    fn backward(&mut self, logits: NodeId, loss_step: usize) -> Vec<Draft> {
+        self.gradients[logits] = Some(self.allocate(logits, loss_step));
+        let layers: Vec<_> = self.program.layers.iter().rev().copied().collect();
+        (loss_step + 1..).zip(layers).map(|(step, layer)| self.backward_step(layer, step)).collect()
+    }
+
+    fn backward_step(&mut self, layer: Layer, step: usize) -> Draft {
+        let gradient = self.gradients[layer.output()].expect("a reader of every value comes after it");
+        let gradient = self.keep(gradient, step);
+        match layer {
+            Layer::Conv { conv, input, .. } => {
+                let value = self.read(input, step);
+                let input_gradient = (input != Graph::INPUT).then(|| match self.gradients[input] {
+                    Some(id) => (self.keep(id, step), true),
+                    None => (self.new_gradient(input, step), false),
+                });
+                Draft::Conv { conv, input: value, output_gradient: gradient, input_gradient }
+            }
+            Layer::Norm { norm, input, residual, relu, output } => {
+                let value = self.read(input, step);
+                let rectified = relu.then(|| self.read(output, step));
+                let input_gradient = self.new_gradient(input, step);
+                if let Some(residual) = residual {
+                    // The masked gradient is the residual's; what else reads the residual adds to it.
+                    debug_assert!(self.gradients[residual].is_none(), "the addition is a value's last reader");
+                    self.gradients[residual] = Some(gradient);
+                }
+                Draft::Norm { norm, input: value, rectified, gradient, input_gradient }
+            }
+            Layer::Pad { stride, input, output } => {
+                let input_gradient = self.new_gradient(input, step);
+                Draft::Pad { stride, input, output, output_gradient: gradient, input_gradient }
+            }
+            Layer::Pool { input, .. } => {
+                let input_gradient = self.new_gradient(input, step);
+                Draft::Pool { input, output_gradient: gradient, input_gradient }
+            }
+        }
+    }
+
+    fn new_gradient(&mut self, node: NodeId, step: usize) -> StorageId {
+        let id = self.allocate(node, step);
+        debug_assert!(self.gradients[node].is_none(), "only convolutions add to a gradient");
+        self.gradients[node] = Some(id);
+        id
+    }
+}
+
+/// A backward step whose buffers have no place yet.
+enum Draft {
+    Conv { conv: usize, input: StorageId, output_gradient: StorageId, input_gradient: Option<(StorageId, bool)> },
+    Norm { norm: usize, input: StorageId, rectified: Option<StorageId>, gradient: StorageId, input_gradient: StorageId },
+    Pad { stride: usize, input: NodeId, output: NodeId, output_gradient: StorageId, input_gradient: StorageId },
+    Pool { input: NodeId, output_gradient: StorageId, input_gradient: StorageId },
+}
+
+impl Draft {
+    fn finish(self, buffers: &[Buffer]) -> Backward {
+        match self {
+            Self::Conv { conv, input, output_gradient, input_gradient } => Backward::Conv {
+                conv,
+                input: buffers[input],
+                output_gradient: buffers[output_gradient],
+                input_gradient: input_gradient
+                    .map(|(id, accumulate)| InputGradient { buffer: buffers[id], accumulate }),
+            },
+            Self::Norm { norm, input, rectified, gradient, input_gradient } => Backward::Norm {
+                norm,
+                input: buffers[input],
+                rectified: rectified.map(|id| buffers[id]),
+                gradient: buffers[gradient],
+                input_gradient: buffers[input_gradient],
+            },
+            Self::Pad { stride, input, output, output_gradient, input_gradient } => Backward::Pad {
+                stride,
+                input,
+                output,
+                output_gradient: buffers[output_gradient],
+                input_gradient: buffers[input_gradient],
+            },
+            Self::Pool { input, output_gradient, input_gradient } => Backward::Pool {
+                input,
+                output_gradient: buffers[output_gradient],
+                input_gradient: buffers[input_gradient],
+            },
+        }
+    }
+}
+
+/// Gives every storage the lowest offset where it meets no other that lives at the same time, largest
+/// first. Returns the buffers and the length of the arena.
+fn place(storages: &[Storage]) -> (Vec<Buffer>, usize) {
+    let mut order: Vec<StorageId> = (0..storages.len()).collect();
+    order.sort_by_key(|&id| (std::cmp::Reverse(storages[id].len), storages[id].first));
+    let mut buffers = vec![Buffer { offset: 0, len: 0 }; storages.len()];
+    let mut placed: Vec<StorageId> = Vec::new(); // by offset
+    let mut arena_len = 0;
+    for id in order {
+        let storage = storages[id];
+        let mut offset = 0;
+        for &other in &placed {
+            let alive = storages[other].first <= storage.last && storage.first <= storages[other].last;
+            let Buffer { offset: start, len } = buffers[other];
+            if alive && offset < start + len && start < offset + storage.len {
+                offset = start + len;
+            }
+        }
+        buffers[id] = Buffer { offset, len: storage.len };
+        arena_len = arena_len.max(offset + storage.len);
+        let position = placed.partition_point(|&other| buffers[other].offset <= offset);
+        placed.insert(position, id);
+    }
+    (buffers, arena_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storages_alive_at_the_same_time_never_overlap() {
+        let storages: Vec<_> = (0..60usize)
+            .map(|i| Storage { len: 16 * (1 + i * 7 % 5), first: i * 13 % 31, last: i * 13 % 31 + i % 9 })
+            .collect();
+        let (buffers, arena_len) = place(&storages);
+        let total: usize = storages.iter().map(|s| s.len).sum();
+        assert!(arena_len < total, "memory is used again");
+        for i in 0..storages.len() {
+            assert!(buffers[i].offset + buffers[i].len <= arena_len);
+            for j in 0..i {
+                let together = storages[i].first <= storages[j].last && storages[j].first <= storages[i].last;
+                let apart = buffers[i].offset >= buffers[j].offset + buffers[j].len
+                    || buffers[j].offset >= buffers[i].offset + buffers[i].len;
+                assert!(!together || apart, "{i} and {j} overlap");
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! From a graph to the layers the engine runs: batch norm takes the addition and the rectifier that
+//! follow it along, and every tensor of the state gets its place.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::geometry::{Conv2d, Gather};
+use crate::graph::{Graph, Node, NodeId, Op, Role, Shape, TensorSpec};
+use crate::kernels::packed_len;
+
+/// A tensor of the state and where its values are.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Name, shape, role.
+    pub spec: TensorSpec,
+    /// Range in the flat parameters or, for a buffer, in the flat running statistics.
+    pub range: Range<usize>,
+}
+
+/// A convolution, or a fully connected layer as a 1x1 convolution of one pixel.
+pub struct ConvLayer {
+    /// Its geometry.
+    pub conv: Conv2d,
+    /// What an output pixel reads.
+    pub forward: Gather,
+    /// What an input pixel's gradient reads.
+    pub backward: Gather,
+    /// Shape of its input.
+    pub input: Shape,
+    /// Shape of its output.
+    pub output: Shape,
+    /// Its weights among the parameters.
+    pub weight: Range<usize>,
+    /// Its bias among the parameters; only the fully connected layer has one.
+    pub bias: Option<Range<usize>>,
+    /// Its weights packed for the forward pass.
+    pub packed_forward: Range<usize>,
+    /// Its weights packed for the gradient by the input.
+    pub packed_backward: Range<usize>,
+    /// The batch norm that reads it.
+    pub norm: Option<usize>,
+}
+
+impl ConvLayer {
+    /// Outputs, inputs, taps.
+    pub fn extents(&self) -> (usize, usize, usize) {
+        (self.output.channels, self.input.channels, self.forward.kernel * self.forward.kernel)
+    }
+}
+
+/// Batch norm.
+pub struct NormLayer {
+    /// Shape of its input and output.
+    pub shape: Shape,
+    /// Scale, among the parameters.
+    pub weight: Range<usize>,
+    /// Shift, among the parameters.
+    pub bias: Range<usize>,
+    /// Among the running statistics.
+    pub running_mean: Range<usize>,
+    /// Among the running statistics.
+    pub running_var: Range<usize>,
+}
+
+/// One fused layer; values go by the graph node that gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// Convolution or fully connected layer: index into [`Program::convs`].
+    Conv { conv: usize, input: NodeId, output: NodeId },
+    /// Batch norm, `+ residual`, rectifier: index into [`Program::norms`].
+    Norm { norm: usize, input: NodeId, residual: Option<NodeId>, relu: bool, output: NodeId },
+    /// Option A shortcut.
+    Pad { stride: usize, input: NodeId, output: NodeId },
+    /// Global average pooling.
+    Pool { input: NodeId, output: NodeId },
+}
+
+impl Layer {
+    /// The value it gives.
+    pub fn output(&self) -> NodeId {
+        match *self {
+            Self::Conv { output, .. } | Self::Norm { output, .. } | Self::Pad { output, .. } => output,
+            Self::Pool { output, .. } => output,
+        }
+    }
+
+    /// The values it reads.
+    pub fn inputs(&self) -> impl Iterator<Item = NodeId> {
+        let (input, residual) = match *self {
+            Self::Norm { input, residual, .. } => (input, residual),
+            Self::Conv { input, .. } | Self::Pad { input, .. } | Self::Pool { input, .. } => (input, None),
+        };
+        std::iter::once(input).chain(residual)
+    }
+}
+
+/// A network ready to be planned for a batch size.
+pub struct Program {
+    /// Fused layers in the order they run; the last gives the logits.
+    pub layers: Vec<Layer>,
+    /// Shape of each graph node's output.
+    pub shapes: Vec<Shape>,
+    /// Convolutions.
+    pub convs: Vec<ConvLayer>,
+    /// Batch norms.
+    pub norms: Vec<NormLayer>,
+    /// All tensors of the state, in graph order.
+    pub tensors: Vec<Placed>,
+    /// Number of learned values.
+    pub parameter_len: usize,
+    /// Number of running statistics.
+    pub statistics_len: usize,
+    /// Floats of all packed weights.
+    pub packed_len: usize,
+    ranges: HashMap<String, Range<usize>>,
+}
+
+impl Program {
+    /// Lowers `graph` for kernels that pack `block` channels side by side.
+    ///
+    /// # Errors
+    /// When an addition or a rectifier does not follow a batch norm, or the last layer is not linear.
+    pub fn new(graph: &Graph, block: usize) -> Result<Self> {
+        let mut program = Self {
+            layers: Vec::new(),
+            shapes: graph.nodes().iter().map(|node| node.output).collect(),
+            convs: Vec::new(),
+            norms: Vec::new(),
+            tensors: Vec::new(),
+            parameter_len: 0,
+            statistics_len: 0,
+            packed_len: 0,
+            ranges: HashMap::new(),
+        };
+        program.place_tensors(graph);
+        let fusions = fuse(graph);
+        for (id, node) in graph.nodes().iter().enumerate() {
+            program.push(graph, id, node, &fusions, block)?;
+        }
+        match graph.nodes().last().map(|node| node.op) {
+            Some(Op::Linear) => Ok(program),
+            other => Err(Error::Graph(format!("the last layer must be linear, found {other:?}"))),
+        }
+    }
+
+    fn place_tensors(&mut self, graph: &Graph) {
+        for spec in graph.tensors() {
+            let end = match spec.role {
+                Role::Parameter => &mut self.parameter_len,
+                Role::Buffer => &mut self.statistics_len,
+            };
+            let range = *end..*end + spec.len();
+            *end = range.end;
+            self.ranges.insert(spec.name.clone(), range.clone());
+            self.tensors.push(Placed { spec, range });
+        }
+    }
+
+    fn range(&self, node: &Node, suffix: &str) -> Range<usize> {
+        self.ranges[&format!("{}.{suffix}", node.name)].clone()
+    }
+
+    fn push(&mut self, graph: &Graph, id: NodeId, node: &Node, fusions: &Fusions, block: usize) -> Result<()> {
+        let input = node.inputs.first().copied().unwrap_or(Graph::INPUT);
+        if let Some(fusion) = fusions.by_last.get(&id) {
+            let norm_node = &graph.nodes()[fusion.norm];
+            self.norms.push(NormLayer {
+                shape: norm_node.output,
+                weight: self.range(norm_node, "weight"),
+                bias: self.range(norm_node, "bias"),
+                running_mean: self.range(norm_node, "running_mean"),
+                running_var: self.range(norm_node, "running_var"),
+            });
+            let Fusion { residual, relu, .. } = *fusion;
+            let (norm, input) = (self.norms.len() - 1, norm_node.inputs[0]);
+            let makes_input = |layer: &Layer| match *layer {
+                Layer::Conv { conv, output, .. } if output == input => Some(conv),
+                _ => None,
+            };
+            let Some(conv) = self.layers.iter().find_map(makes_input) else {
+                return Err(Error::Graph(format!("{}: batch norm must follow a convolution", norm_node.name)));
+            };
+            self.convs[conv].norm = Some(norm);
+            self.layers.push(Layer::Norm { norm, input, residual, relu, output: id });
+            return Ok(());
+        }
+        if fusions.absorbed.contains(&id) {
+            return Ok(());
+        }
+        match node.op {
+            Op::Input => {}
+            Op::Conv { .. } | Op::Linear => {
+                let layer = self.conv_layer(graph, node, block);
+                self.convs.push(layer);
+                self.layers.push(Layer::Conv { conv: self.convs.len() - 1, input, output: id });
+            }
+            Op::PadShortcut { stride } => self.layers.push(Layer::Pad { stride, input, output: id }),
+            Op::GlobalAvgPool => self.layers.push(Layer::Pool { input, output: id }),
+            Op::BatchNorm | Op::Relu | Op::Add => {
+                return Err(Error::Graph(format!("{}: {:?} must follow batch norm", node.name, node.op)));
+            }
+        }
+        Ok(())
+    }
+
+    fn conv_layer(&mut self, graph: &Graph, node: &Node, block: usize) -> ConvLayer {
+        let from = graph.input_of(node);
+        let (kernel, stride, padding, input) = match node.op {
+            Op::Conv { kernel, stride, padding } => (kernel, stride, padding, from),
+            _ => (1, 1, 0, Shape::new(from.len(), 1, 1)),
+        };
+        let conv = Conv2d::new(input, node.output, kernel, stride, padding);
+        let mut pack = |written, read| {
+            let start = self.packed_len;
+            self.packed_len += packed_len(written, read, kernel, block);
+            start..self.packed_len
+        };
+        let packed_forward = pack(node.output.channels, input.channels);
+        let packed_backward = pack(input.channels, node.output.channels);
+        ConvLayer {
+            conv,
+            forward: conv.forward(),
+            backward: conv.backward(),
+            input,
+            output: node.output,
+            weight: self.range(node, "weight"),
+            bias: (node.op == Op::Linear).then(|| self.range(node, "bias")),
+            packed_forward,
+            packed_backward,
+            norm: None,
+        }
+    }
+}
+
+/// A batch norm and what follows it.
+struct Fusion {
+    norm: NodeId,
+    residual: Option<NodeId>,
+    relu: bool,
+}
+
+struct Fusions {
+    /// By the last node of each.
+    by_last: HashMap<NodeId, Fusion>,
+    /// Nodes that are part of one.
+    absorbed: std::collections::HashSet<NodeId>,
+}
+
+/// Finds, for every batch norm, the addition and the rectifier that nothing else reads in between.
+fn fuse(graph: &Graph) -> Fusions {
+    let nodes = graph.nodes();
+    let only_reader = |id: NodeId| {
+        let mut readers = (0..nodes.len()).filter(|&reader| nodes[reader].inputs.contains(&id));
+        readers.next().filter(|_| readers.next().is_none())
+    };
+    let mut fusions = Fusions { by_last: HashMap::new(), absorbed: Default::default() };
+    for norm in (0..nodes.len()).filter(|&id| nodes[id].op == Op::BatchNorm) {
+        let mut fusion = Fusion { norm, residual: None, relu: false };
+        let mut last = norm;
+        while let Some(next) = only_reader(last) {
+            match nodes[next].op {
+                Op::Add if !fusion.relu && fusion.residual.is_none() && nodes[next].inputs[0] == last => {
+                    fusion.residual = Some(nodes[next].inputs[1]);
+                }
+                Op::Relu if !fusion.relu => fusion.relu = true,
+                _ => break,
+            }
+            fusions.absorbed.insert(last);
+            last = next;
+        }
+        fusions.absorbed.insert(last);
+        fusions.by_last.insert(last, fusion);
+    }
+    fusions
+}

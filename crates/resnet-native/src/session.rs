@@ -1,0 +1,233 @@
+//! A network on this machine: weights, statistics, optimizer and threads.
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::error::{Error, Result};
+use crate::execute::{Executor, Statistics, Weights, pack_all};
+use crate::graph::{Graph, Role, Shape};
+use crate::kernels::{Isa, Kernels, flush_denormals, select};
+use crate::loss::{Outcome, softmax_cross_entropy};
+use crate::optimizer::{Optimizer, Update};
+use crate::plan::Mode;
+use crate::program::{Placed, Program};
+
+/// How a session runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Threads; 0 for one a core. The results are the same for any number.
+    pub threads: usize,
+    /// Instruction set; the best of the machine by default. `RESNET_ISA` overrules it.
+    pub isa: Option<Isa>,
+}
+
+/// Most images of one forward pass when there is no backward pass to follow.
+const INFERENCE_BATCH: usize = 128;
+
+/// A network that runs: forward, backward, update.
+pub struct Session {
+    program: Program,
+    kernels: &'static dyn Kernels,
+    pool: ThreadPool,
+    input: Shape,
+    logits: Shape,
+    parameters: Vec<f32>,
+    gradients: Vec<f32>,
+    statistics: Vec<f32>,
+    optimizer: Optimizer,
+    packed: Vec<f32>,
+    /// Whether `packed` holds the current parameters.
+    packed_is_current: bool,
+    training: Option<Executor>,
+    inference: Option<Executor>,
+}
+
+impl Session {
+    /// A session for `graph` with all state at zero.
+    ///
+    /// # Errors
+    /// When the graph has a form the engine cannot run, the instruction set is not there or threads
+    /// cannot be started.
+    pub fn new(graph: &Graph, options: Options) -> Result<Self> {
+        let kernels = select(options.isa)?;
+        let program = Program::new(graph, kernels.block())?;
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(options.threads)
+            .thread_name(|index| format!("resnet-{index}"))
+            .start_handler(|_| flush_denormals())
+            .build()
+            .map_err(|error| Error::Threads { threads: options.threads, reason: error.to_string() })?;
+        Ok(Self {
+            kernels,
+            pool,
+            input: graph.input_shape(),
+            logits: Shape::new(graph.outputs(), 1, 1),
+            parameters: vec![0.0; program.parameter_len],
+            gradients: vec![0.0; program.parameter_len],
+            statistics: vec![0.0; program.statistics_len],
+            optimizer: Optimizer::default(),
+            packed: vec![0.0; program.packed_len],
+            packed_is_current: false,
+            training: None,
+            inference: None,
+            program,
+        })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa()
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Bytes of activations and gradients allocated so far.
+    pub fn arena_bytes(&self) -> usize {
+        self.training.iter().chain(&self.inference).map(Executor::arena_bytes).sum()
+    }
+
+    /// All tensors of the state, in graph order.
+    pub fn tensors(&self) -> &[Placed] {
+        &self.program.tensors
+    }
+
+    /// Values of one of [`tensors`](Self::tensors).
+    pub fn values(&self, tensor: &Placed) -> &[f32] {
+        match tensor.spec.role {
+            Role::Parameter => &self.parameters[tensor.range.clone()],
+            Role::Buffer => &self.statistics[tensor.range.clone()],
+        }
+    }
+
+    /// Replaces the values of the tensor at `index` in [`tensors`](Self::tensors).
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn set_values(&mut self, index: usize, values: &[f32]) {
+        let tensor = &self.program.tensors[index];
+        let target = match tensor.spec.role {
+            Role::Parameter => &mut self.parameters[tensor.range.clone()],
+            Role::Buffer => &mut self.statistics[tensor.range.clone()],
+        };
+        target.copy_from_slice(values);
+        self.packed_is_current = false;
+    }
+
+    /// All gradients, flat: the parameters in graph order.
+    pub fn gradients(&mut self) -> &mut [f32] {
+        &mut self.gradients
+    }
+
+    /// The optimizer's step count and memory.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// The optimizer's step count and memory, to replace.
+    pub fn optimizer_mut(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
+    }
+
+    /// Forward and backward pass over images `[images, channels, height, width]` with softmax
+    /// cross-entropy; leaves the gradients of the mean loss and moves the running statistics on.
+    ///
+    /// # Errors
+    /// When there is no image, the pixels are not those of as many images as labels, or a label is not
+    /// a class.
+    pub fn forward_backward(&mut self, images: &[f32], labels: &[u32], label_smoothing: f32) -> Result<Outcome> {
+        let count = self.count_images(images)?;
+        if count != labels.len() {
+            return Err(Error::Batch(format!("{count} images but {} labels", labels.len())));
+        }
+        if let Some(label) = labels.iter().find(|&&label| label as usize >= self.logits.channels) {
+            return Err(Error::Batch(format!("label {label} in a network of {} classes", self.logits.channels)));
+        }
+        self.pack();
+        let executor = executor_for(&mut self.training, &self.program, count, Mode::Training);
+        let weights = Weights {
+            program: &self.program,
+            kernels: self.kernels,
+            parameters: &self.parameters,
+            packed: &self.packed,
+        };
+        let (statistics, gradients) = (&mut self.statistics, &mut self.gradients);
+        let (input, logits_shape) = (self.input, self.logits);
+        let outcome = self.pool.install(|| {
+            executor.load_images(input, images);
+            executor.forward(weights, count, Statistics::Batch(statistics));
+            let mut logits = vec![0.0; count * logits_shape.channels];
+            executor.logits(logits_shape, count, &mut logits);
+            let outcome = softmax_cross_entropy(&mut logits, labels, label_smoothing);
+            executor.load_logits_gradient(logits_shape, &logits);
+            executor.backward(weights, count, gradients);
+            outcome
+        });
+        Ok(outcome)
+    }
+
+    /// Changes the parameters by the gradients.
+    pub fn apply(&mut self, update: &Update) {
+        let (optimizer, parameters, gradients) = (&mut self.optimizer, &mut self.parameters, &self.gradients);
+        self.pool.install(|| optimizer.apply(update, parameters, gradients));
+        self.packed_is_current = false;
+    }
+
+    /// Logits `[images, classes]` of images `[images, channels, height, width]`, with the running
+    /// statistics.
+    ///
+    /// # Errors
+    /// When the pixels are not those of a whole number of images.
+    pub fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
+        let count = self.count_images(images)?;
+        self.pack();
+        let capacity = count.min(INFERENCE_BATCH);
+        let executor = executor_for(&mut self.inference, &self.program, capacity, Mode::Inference);
+        let weights = Weights {
+            program: &self.program,
+            kernels: self.kernels,
+            parameters: &self.parameters,
+            packed: &self.packed,
+        };
+        let (statistics, input, shape) = (&self.statistics, self.input, self.logits);
+        let mut logits = vec![0.0; count * shape.channels];
+        self.pool.install(|| {
+            let batches = images.chunks(INFERENCE_BATCH * input.len());
+            for (images, logits) in batches.zip(logits.chunks_mut(INFERENCE_BATCH * shape.channels)) {
+                let count = images.len() / input.len();
+                executor.load_images(input, images);
+                executor.forward(weights, count, Statistics::Running(statistics));
+                executor.logits(shape, count, logits);
+            }
+        });
+        Ok(logits)
+    }
+
+    fn count_images(&self, images: &[f32]) -> Result<usize> {
+        let len = self.input.len();
+        if images.is_empty() || !images.len().is_multiple_of(len) {
+            let found = images.len();
+            return Err(Error::Batch(format!(
+                "expected images of {} ({len} values each), found {found} values",
+                self.input
+            )));
+        }
+        Ok(images.len() / len)
+    }
+
+    fn pack(&mut self) {
+        if !self.packed_is_current {
+            let (program, block) = (&self.program, self.kernels.block());
+            let (parameters, packed) = (&self.parameters, &mut self.packed);
+            self.pool.install(|| pack_all(program, block, parameters, packed));
+            self.packed_is_current = true;
+        }
+    }
+}
+
+/// The executor in `slot`, made anew when there is none or it is too small.
+fn executor_for<'a>(slot: &'a mut Option<Executor>, program: &Program, images: usize, mode: Mode) -> &'a mut Executor {
+    let fits = slot.take().filter(|executor| executor.capacity() >= images);
+    slot.insert(fits.unwrap_or_else(|| Executor::new(program, images, mode)))
+}
