@@ -1,6 +1,6 @@
 //! Writing files so that a reader never sees half of one.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::{Error, Result};
@@ -31,4 +31,20 @@ pub fn write_atomically(
         Ok(())
     };
     replace().map_err(Error::io(path))
+}
+
+/// Reads a file that must be `expected` bytes long; checked before memory is taken for it.
+///
+/// # Errors
+/// When it cannot be read or has another size.
+pub fn read_exactly(path: &Path, expected: u64) -> Result<Vec<u8>> {
+    let wrong = |found| Error::format(path, format!("expected {expected} bytes, found {found}"));
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let found = file.metadata().map_err(Error::io(path))?.len();
+    if found != expected {
+        return Err(wrong(found));
+    }
+    let mut bytes = Vec::with_capacity(expected as usize);
+    file.take(expected).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 == expected { Ok(bytes) } else { Err(wrong(bytes.len() as u64)) }
 }

@@ -1,4 +1,18 @@
 //! What goes in: datasets, preprocessing, augmentation, batches.
+//!
+//! [`open`] finds a data set by name or path; [`Splits::fit`] brings it into the shape a network takes;
+//! a [`Preprocess`] fitted on the training images makes the [`Normalizer`]; a [`Loader`] makes batches.
+
+mod augment;
+mod cifar;
+mod fit;
+mod loader;
+mod memory;
+mod open;
+mod preprocess;
+mod random;
+mod subset;
+pub mod synthetic;
 
 use std::sync::Arc;
 
@@ -6,7 +20,15 @@ use resnet_native::Shape;
 
 use crate::Result;
 
-/// Labelled images, read by index; from any thread.
+pub use augment::Augment;
+pub use fit::fit;
+pub use loader::{Batches, Loader};
+pub use memory::Images;
+pub use open::{OpenOptions, open};
+pub use preprocess::{Normalizer, Preprocess};
+pub use subset::{Subset, split};
+
+/// Labelled images, read by index; from any thread. An index beyond the last image panics.
 pub trait Dataset: Send + Sync {
     /// Number of images.
     fn len(&self) -> usize;
@@ -41,4 +63,14 @@ pub struct Splits {
     pub train: Arc<dyn Dataset>,
     /// Images to measure on.
     pub test: Arc<dyn Dataset>,
+}
+
+impl Splits {
+    /// Both parts in the shape a network takes; see [`fit`].
+    ///
+    /// # Errors
+    /// When the images cannot be made to fit.
+    pub fn fit(self, input: Shape) -> Result<Self> {
+        Ok(Self { name: self.name, train: fit(self.train, input)?, test: fit(self.test, input)? })
+    }
 }

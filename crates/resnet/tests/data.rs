@@ -1,0 +1,350 @@
+//! Preprocessing, batches and the built-in data set, through the public interface.
+
+use std::sync::Arc;
+
+use resnet::data::{Augment, Dataset, Images, Loader, Normalizer, Preprocess, Subset, fit, split, synthetic};
+use resnet::engine::Batch;
+use resnet::{Result, StateDict};
+use resnet_native::Shape;
+
+/// Images whose pixels tell which image, channel, row and column they are.
+fn counted(images: usize, shape: Shape) -> Arc<dyn Dataset> {
+    let pixels = (0..images * shape.len()).map(|i| (i * 7 % 251) as u8).collect();
+    let labels = (0..images as u32).map(|i| i % 3).collect();
+    Arc::new(Images::new(shape, ["a", "b", "c"].map(Into::into).to_vec(), labels, pixels).unwrap())
+}
+
+fn normalizer(dataset: &dyn Dataset, preprocess: &Preprocess) -> Arc<Normalizer> {
+    Arc::new(preprocess.fit(dataset).unwrap())
+}
+
+fn pixels(dataset: &dyn Dataset, index: usize) -> Vec<u8> {
+    let mut pixels = vec![0; dataset.shape().len()];
+    dataset.read(index, &mut pixels).unwrap();
+    pixels
+}
+
+fn train_loader(images: usize, batch: usize, seed: u64) -> Loader {
+    let dataset = counted(images, Shape::new(3, 8, 8));
+    let normalizer = normalizer(&*dataset, &Preprocess::PixelMean);
+    Loader::train(dataset, normalizer, batch, Augment::default(), seed).unwrap()
+}
+
+fn take(loader: &Loader, start: u64, n: usize) -> Vec<Batch> {
+    loader.batches(start).take(n).collect::<Result<_>>().unwrap()
+}
+
+#[test]
+fn an_epoch_shows_every_image_once_and_ends_with_a_partial_batch() {
+    let dataset = counted(10, Shape::new(1, 2, 2));
+    let normalizer = normalizer(&*dataset, &Preprocess::ImageMean);
+    let loader = Loader::train(dataset.clone(), normalizer.clone(), 4, Augment::NONE, 1).unwrap();
+    assert_eq!(loader.iterations_per_epoch(), 3);
+    let mut expected: Vec<Vec<f32>> = (0..10)
+        .map(|i| {
+            let mut out = vec![0.0; 4];
+            normalizer.apply(&pixels(&*dataset, i), &mut out);
+            out
+        })
+        .collect();
+    expected.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    for epoch in 0..3 {
+        let batches = take(&loader, epoch * 3, 3);
+        assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [4, 4, 2]);
+        let mut seen: Vec<Vec<f32>> =
+            batches.iter().flat_map(|batch| batch.images.chunks(4).map(<[f32]>::to_vec)).collect();
+        seen.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        assert_eq!(seen, expected);
+    }
+    assert_ne!(take(&loader, 0, 3), take(&loader, 3, 3), "the order changes from epoch to epoch");
+}
+
+#[test]
+fn batches_are_the_same_from_any_start() {
+    let loader = train_loader(50, 16, 7);
+    let all = take(&loader, 0, 14);
+    for start in 0..10 {
+        assert_eq!(take(&loader, start, 4), all[start as usize..][..4]);
+    }
+    assert_ne!(take(&train_loader(50, 16, 8), 0, 4), all[..4], "the seed matters");
+}
+
+#[test]
+fn the_last_iteration_there_is_can_be_asked_for() {
+    assert!(train_loader(5, 2, 0).batches(u64::MAX - 1).count() <= 1);
+    assert_eq!(train_loader(5, 2, 0).batches(u64::MAX).count(), 0);
+}
+
+#[test]
+fn dropping_unread_batches_ends_their_threads() {
+    for n in 0..5 {
+        drop(take(&train_loader(50, 16, 7), 3, n));
+    }
+}
+
+#[test]
+fn evaluation_goes_through_the_images_once_in_order_and_unchanged() {
+    let dataset = counted(10, Shape::new(3, 4, 4));
+    let normalizer = normalizer(&*dataset, &Preprocess::PixelMean);
+    let loader = Loader::evaluation(dataset.clone(), normalizer.clone(), 4).unwrap();
+    let batches: Vec<Batch> = loader.once().collect::<Result<_>>().unwrap();
+    let labels: Vec<u32> = batches.iter().flat_map(|batch| batch.labels.clone()).collect();
+    assert_eq!(labels, (0..10).map(|i| dataset.label(i)).collect::<Vec<_>>());
+    let images: Vec<f32> = batches.iter().flat_map(|batch| batch.images.clone()).collect();
+    for (i, image) in images.chunks(48).enumerate() {
+        let mut expected = vec![0.0; 48];
+        normalizer.apply(&pixels(&*dataset, i), &mut expected);
+        assert_eq!(image, expected);
+    }
+}
+
+#[test]
+fn an_unreadable_image_is_an_error_in_its_batch() {
+    struct Broken(Arc<dyn Dataset>);
+    impl Dataset for Broken {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn shape(&self) -> Shape {
+            self.0.shape()
+        }
+        fn classes(&self) -> &[String] {
+            self.0.classes()
+        }
+        fn label(&self, index: usize) -> u32 {
+            self.0.label(index)
+        }
+        fn read(&self, index: usize, _: &mut [u8]) -> Result<()> {
+            match index {
+                5 => Err(resnet::Error::format("five.png", "expected an image")),
+                6 => panic!("a decoder's mistake"),
+                _ => Ok(()),
+            }
+        }
+    }
+    let dataset = Arc::new(Broken(counted(8, Shape::new(3, 4, 4))));
+    let normalizer = normalizer(&*counted(8, Shape::new(3, 4, 4)), &Preprocess::PixelMean);
+    let batches: Vec<_> = Loader::evaluation(dataset, normalizer, 1).unwrap().once().collect();
+    assert_eq!(batches.len(), 8);
+    assert!(batches[..5].iter().all(Result::is_ok));
+    assert!(batches[5].as_ref().unwrap_err().to_string().contains("five.png"));
+    assert!(batches[6].as_ref().unwrap_err().to_string().contains("stopped unexpectedly"));
+}
+
+#[test]
+fn loaders_refuse_what_makes_no_sense() {
+    let dataset = counted(4, Shape::new(3, 4, 4));
+    let fitted = normalizer(&*dataset, &Preprocess::PixelMean);
+    let other = normalizer(&*counted(4, Shape::new(3, 5, 4)), &Preprocess::PixelMean);
+    let empty: Arc<dyn Dataset> = Arc::new(Subset::new(dataset.clone(), vec![]).unwrap());
+    let wide = Augment { crop_padding: usize::MAX, flip: true };
+    assert!(Loader::evaluation(dataset.clone(), fitted.clone(), 0).is_err());
+    assert!(Loader::evaluation(dataset.clone(), other, 1).is_err());
+    assert!(Loader::evaluation(empty.clone(), fitted.clone(), 1).is_err());
+    assert!(Loader::train(dataset, fitted, 1, wide, 0).is_err());
+    assert!(Preprocess::PixelMean.fit(&*empty).is_err());
+}
+
+#[test]
+fn pixel_mean_is_the_mean_image_of_the_training_set() {
+    let dataset = counted(5, Shape::new(3, 2, 2));
+    let normalizer = Preprocess::PixelMean.fit(&*dataset).unwrap();
+    let mut out = vec![0.0; 12];
+    let mut sum = vec![0.0f64; 12];
+    for i in 0..5 {
+        normalizer.apply(&pixels(&*dataset, i), &mut out);
+        for (sum, &x) in sum.iter_mut().zip(&out) {
+            *sum += f64::from(x);
+        }
+    }
+    assert!(sum.iter().all(|sum| sum.abs() < 1e-6), "{sum:?}");
+    let first = f32::from(pixels(&*dataset, 0)[3]) / 255.0;
+    normalizer.apply(&pixels(&*dataset, 0), &mut out);
+    assert_eq!(out[3], first - normalizer.state().get(Normalizer::MEAN).unwrap().data()[3]);
+}
+
+#[test]
+fn channel_statistics_give_mean_zero_and_variance_one() {
+    let dataset = counted(6, Shape::new(3, 5, 4));
+    let normalizer = Preprocess::Channel { mean: None, std: None }.fit(&*dataset).unwrap();
+    let mut values = vec![vec![]; 3];
+    let mut out = vec![0.0; 60];
+    for i in 0..6 {
+        normalizer.apply(&pixels(&*dataset, i), &mut out);
+        for (channel, plane) in out.chunks(20).enumerate() {
+            values[channel].extend(plane.iter().map(|&x| f64::from(x)));
+        }
+    }
+    for channel in values {
+        let n = channel.len() as f64;
+        let mean = channel.iter().sum::<f64>() / n;
+        let variance = channel.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-5, "{mean} {variance}");
+    }
+}
+
+#[test]
+fn given_channel_statistics_are_applied_as_torchvision_does() {
+    let given = Preprocess::Channel { mean: Some(vec![0.485, 0.456, 0.406]), std: Some(vec![0.229, 0.224, 0.225]) };
+    let image = Images::new(Shape::new(3, 1, 1), vec!["a".into()], vec![0], vec![17, 200, 255]).unwrap();
+    let mut out = vec![0.0; 3];
+    given.fit(&image).unwrap().apply(&[17, 200, 255], &mut out);
+    let expected = [(17.0, 0.485, 0.229), (200.0, 0.456, 0.224), (255.0f32, 0.406, 0.225f32)]
+        .map(|(x, mean, std)| (x / 255.0 - mean) / std);
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn statistics_that_do_not_fit_are_refused() {
+    let dataset = counted(4, Shape::new(3, 2, 2));
+    let channel = |mean: Vec<f32>, std: Vec<f32>| Preprocess::Channel { mean: Some(mean), std: Some(std) };
+    assert!(channel(vec![0.5], vec![0.2]).fit(&*dataset).is_err());
+    assert!(channel(vec![0.5; 3], vec![0.2, 0.0, 0.2]).fit(&*dataset).is_err());
+    assert!(channel(vec![0.5, f32::NAN, 0.5], vec![0.2; 3]).fit(&*dataset).is_err());
+}
+
+#[test]
+fn a_channel_of_one_value_is_not_divided_by_zero() {
+    let black = Images::new(Shape::new(1, 2, 2), vec!["a".into()], vec![0], vec![0; 4]).unwrap();
+    let mut out = vec![1.0; 4];
+    Preprocess::Channel { mean: None, std: None }.fit(&black).unwrap().apply(&[0; 4], &mut out);
+    assert_eq!(out, [0.0; 4]);
+}
+
+#[test]
+fn statistics_survive_a_state_dict() {
+    let dataset = counted(4, Shape::new(3, 4, 4));
+    for preprocess in [Preprocess::PixelMean, Preprocess::ImageMean, Preprocess::Channel { mean: None, std: None }] {
+        let fitted = preprocess.fit(&*dataset).unwrap();
+        assert_eq!(Normalizer::from_state(dataset.shape(), &fitted.state()).unwrap(), fitted);
+        assert!(Normalizer::from_state(Shape::new(1, 4, 4), &fitted.state()).is_err());
+    }
+    assert!(Normalizer::from_state(dataset.shape(), &StateDict::new()).is_err());
+}
+
+#[test]
+fn choices_survive_a_config_file() {
+    for (preprocess, json) in [
+        (Preprocess::PixelMean, r#"{"kind":"pixel-mean"}"#),
+        (Preprocess::Channel { mean: None, std: Some(vec![0.5]) }, r#"{"kind":"channel","std":[0.5]}"#),
+    ] {
+        assert_eq!(serde_json::to_string(&preprocess).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Preprocess>(json).unwrap(), preprocess);
+    }
+    assert!(serde_json::from_str::<Preprocess>(r#"{"kind":"channel","stdev":[0.5]}"#).is_err());
+    assert_eq!(serde_json::from_str::<Augment>(r#"{"flip":false}"#).unwrap(), Augment { crop_padding: 4, flip: false });
+}
+
+#[test]
+fn grey_images_fit_a_colour_network() {
+    let grey = counted(3, Shape::new(1, 28, 28));
+    let fitted = fit(grey.clone(), Shape::new(3, 32, 32)).unwrap();
+    let (original, padded) = (pixels(&*grey, 2), pixels(&*fitted, 2));
+    assert_eq!(padded.len(), 3 * 32 * 32);
+    for (i, &x) in padded.iter().enumerate() {
+        let (y, x0) = (i / 32 % 32, i % 32);
+        let inside = (2..30).contains(&y) && (2..30).contains(&x0);
+        assert_eq!(x, if inside { original[(y - 2) * 28 + x0 - 2] } else { 0 });
+    }
+    assert_eq!((fitted.len(), fitted.label(2)), (3, 2));
+}
+
+#[test]
+fn images_that_cannot_fit_are_refused() {
+    let message = |shape, input| fit(counted(2, shape), input).err().unwrap().to_string();
+    assert!(message(Shape::new(3, 8, 8), Shape::new(1, 8, 8)).contains("3 channels"));
+    assert!(message(Shape::new(3, 9, 8), Shape::new(3, 8, 8)).contains("larger"));
+}
+
+#[test]
+fn a_split_is_repeatable_and_leaves_nothing_out() {
+    let dataset = counted(50, Shape::new(1, 1, 1));
+    let seen = |subset: &Subset| (0..subset.len()).map(|i| pixels(subset, i)[0]).collect::<Vec<_>>();
+    let (rest, held) = split(&dataset, 5, 3).unwrap();
+    assert_eq!((rest.len(), held.len()), (45, 5));
+    let mut all = [seen(&rest), seen(&held)].concat();
+    all.sort_unstable();
+    let mut expected: Vec<u8> = (0..50).map(|i| pixels(&*dataset, i)[0]).collect();
+    expected.sort_unstable();
+    assert_eq!(all, expected);
+    assert_eq!(seen(&split(&dataset, 5, 3).unwrap().1), seen(&held));
+    assert_ne!(seen(&split(&dataset, 5, 4).unwrap().1), seen(&held));
+    assert!(split(&dataset, 50, 3).is_err());
+}
+
+#[test]
+fn images_must_match_their_labels_and_classes() {
+    let shape = Shape::new(1, 1, 2);
+    assert!(Images::new(shape, vec!["a".into()], vec![0, 0], vec![0; 3]).is_err());
+    assert!(Images::new(shape, vec!["a".into()], vec![0, 1], vec![0; 4]).is_err());
+    assert!(Images::new(Shape::new(0, 1, 2), vec!["a".into()], vec![0], vec![]).is_err());
+}
+
+#[test]
+fn synthetic_images_depend_on_seed_split_and_index_alone() {
+    let few = synthetic::splits(5, 30, 10).unwrap();
+    let many = synthetic::splits(5, 80, 10).unwrap();
+    let other = synthetic::splits(6, 30, 10).unwrap();
+    for i in 0..30 {
+        assert_eq!(pixels(&*few.train, i), pixels(&*many.train, i));
+        assert_ne!(pixels(&*few.train, i), pixels(&*other.train, i));
+    }
+    assert_ne!(pixels(&*few.train, 3), pixels(&*few.test, 3));
+    for class in 0..10 {
+        assert_eq!((0..80).filter(|&i| many.train.label(i) == class).count(), 8);
+    }
+}
+
+/// Softmax regression on the pixels, the best a linear model does.
+#[test]
+fn a_linear_model_does_badly_on_the_synthetic_set() {
+    const INPUTS: usize = 3 * 32 * 32;
+    let splits = synthetic::splits(0, 4000, 1000).unwrap();
+    let fitted = normalizer(&*splits.train, &Preprocess::PixelMean);
+    let loader = Loader::train(splits.train, fitted.clone(), 100, Augment::default(), 0).unwrap();
+    let mut weights = vec![0.0f32; 10 * INPUTS];
+    let logits = |weights: &[f32], image: &[f32]| -> Vec<f32> {
+        weights.chunks(INPUTS).map(|row| row.iter().zip(image).map(|(w, x)| w * x).sum()).collect()
+    };
+    for batch in loader.batches(0).take(20 * 40) {
+        let batch = batch.unwrap();
+        for (image, &label) in batch.images.chunks(INPUTS).zip(&batch.labels) {
+            let exp: Vec<f32> = logits(&weights, image).iter().map(|x| x.exp()).collect();
+            let total: f32 = exp.iter().sum();
+            for (class, row) in weights.chunks_mut(INPUTS).enumerate() {
+                let gradient = exp[class] / total - f32::from(u8::from(class as u32 == label));
+                row.iter_mut().zip(image).for_each(|(w, x)| *w -= 1e-4 * gradient * x);
+            }
+        }
+    }
+    let mut correct = 0;
+    for batch in Loader::evaluation(splits.test, fitted, 100).unwrap().once() {
+        let batch = batch.unwrap();
+        for (image, &label) in batch.images.chunks(INPUTS).zip(&batch.labels) {
+            let logits = logits(&weights, image);
+            let best = (0..10).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+            correct += usize::from(best as u32 == label);
+        }
+    }
+    println!("linear model: {correct} of 1000");
+    assert!(correct < 450, "{correct} of 1000");
+}
+
+/// Prints what a batch of the paper's costs; `cargo test --release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_a_batch() {
+    let start = std::time::Instant::now();
+    let splits = synthetic::splits(0, 10_000, 2_000).unwrap();
+    println!("synthetic set: {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    let fitted = normalizer(&*splits.train, &Preprocess::PixelMean);
+    println!("mean image: {:?}", start.elapsed());
+    let loader = Loader::train(splits.train, fitted, 128, Augment::default(), 0).unwrap();
+    let start = std::time::Instant::now();
+    let mut batches = loader.batches(0);
+    for _ in 0..2000 {
+        batches.next().unwrap().unwrap();
+    }
+    println!("batch of 128: {:?} with two threads", start.elapsed() / 2000);
+}
