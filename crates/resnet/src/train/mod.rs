@@ -1,1 +1,3 @@
 //! How a network learns: recipes, schedules, the loop, checkpoints.
+
+pub mod metrics;
