@@ -1,0 +1,204 @@
+//! Whole networks: gradients against finite differences of a double-precision forward pass, and the
+//! promises about threads, partial batches and repetition.
+
+mod reference;
+
+use std::collections::HashMap;
+
+use reference::{noise, to_f64};
+use resnet_native::graph::{NodeId, Role};
+use resnet_native::{Error, Graph, Isa, Options, Session, Shape, Update};
+
+const INPUT: Shape = Shape::new(3, 6, 5);
+const CLASSES: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Shortcut {
+    Plain,
+    Pad,
+    Project,
+}
+
+/// A stem, a block of equal width and a block of stride 2: every layer and every shortcut in small.
+fn graph(kind: Shortcut) -> Graph {
+    let mut graph = Graph::new(INPUT);
+    let conv = graph.conv("conv1", Graph::INPUT, 5, 3, 1);
+    let norm = graph.batch_norm("bn1", conv);
+    let stem = graph.relu("relu", norm);
+    let first = block(&mut graph, "layer1.0", stem, 5, 1, kind);
+    let second = block(&mut graph, "layer2.0", first, 9, 2, kind);
+    let pooled = graph.global_avg_pool("avgpool", second);
+    graph.linear("fc", pooled, CLASSES);
+    graph
+}
+
+fn block(graph: &mut Graph, name: &str, input: NodeId, channels: usize, stride: usize, kind: Shortcut) -> NodeId {
+    let named = |part: &str| format!("{name}.{part}");
+    let conv1 = graph.conv(&named("conv1"), input, channels, 3, stride);
+    let bn1 = graph.batch_norm(&named("bn1"), conv1);
+    let relu1 = graph.relu(&named("relu1"), bn1);
+    let conv2 = graph.conv(&named("conv2"), relu1, channels, 3, 1);
+    let branch = graph.batch_norm(&named("bn2"), conv2);
+    let sum = match kind {
+        Shortcut::Plain => branch,
+        Shortcut::Pad if stride == 1 => graph.add(&named("add"), branch, input),
+        Shortcut::Pad => {
+            let padded = graph.pad_shortcut(&named("downsample"), input, channels, stride);
+            graph.add(&named("add"), branch, padded)
+        }
+        Shortcut::Project => {
+            let conv = graph.conv(&named("downsample.0"), input, channels, 1, stride);
+            let projected = graph.batch_norm(&named("downsample.1"), conv);
+            graph.add(&named("add"), branch, projected)
+        }
+    };
+    graph.relu(&named("relu2"), sum)
+}
+
+fn session(graph: &Graph, options: Options) -> Session {
+    let mut session = Session::new(graph, options).expect("a session");
+    for index in 0..session.tensors().len() {
+        let spec = session.tensors()[index].spec.clone();
+        let mut values = noise(index as u64 + 7, spec.len());
+        let centre = if spec.name.ends_with("bn1.weight") || spec.name.ends_with("running_var") { 1.5 } else { 0.0 };
+        values.iter_mut().for_each(|value| *value = 0.5 * *value + centre);
+        session.set_values(index, &values);
+    }
+    session
+}
+
+fn batch(images: usize) -> (Vec<f32>, Vec<u32>) {
+    let labels = (0..images).map(|i| (i * 7 % CLASSES) as u32).collect();
+    (noise(99, images * INPUT.len()), labels)
+}
+
+fn state(session: &Session) -> HashMap<String, Vec<f64>> {
+    session.tensors().iter().map(|placed| (placed.spec.name.clone(), to_f64(session.values(placed)))).collect()
+}
+
+/// Loss and gradients of one pass, with the loss and the finite differences they should equal.
+fn check_gradients(kind: Shortcut, images: usize, smoothing: f32, isa: Isa) {
+    let graph = graph(kind);
+    let mut session = session(&graph, Options { threads: 2, isa: Some(isa) });
+    let (pixels, labels) = batch(images);
+    let mut values = state(&session);
+    let outcome = session.forward_backward(&pixels, &labels, smoothing).expect("a step");
+    let pixels = to_f64(&pixels);
+    let loss = |values: &HashMap<String, Vec<f64>>| {
+        reference::loss(&graph, &|name| values[name].clone(), &pixels, &labels, smoothing.into())
+    };
+    let exact = loss(&values);
+    assert!((f64::from(outcome.loss) - exact).abs() < 1e-6 * exact, "{kind:?}: loss {} is not {exact}", outcome.loss);
+    let parameters: Vec<_> = session.tensors().iter().filter(|t| t.spec.role == Role::Parameter).cloned().collect();
+    for placed in parameters {
+        let found = session.gradients()[placed.range.clone()].to_vec();
+        let largest = found.iter().fold(1e-3f32, |max, g| max.max(g.abs()));
+        let step = placed.spec.len().div_ceil(12); // a dozen entries of each tensor
+        for index in (0..placed.spec.len()).step_by(step) {
+            const H: f64 = 1e-6;
+            let mut at = |offset: f64| {
+                values.get_mut(&placed.spec.name).expect("a parameter")[index] += offset;
+                loss(&values)
+            };
+            let (up, down) = (at(H), at(-2.0 * H));
+            at(H);
+            let difference = (up - down) / (2.0 * H);
+            let error = (f64::from(found[index]) - difference).abs();
+            let name = &placed.spec.name;
+            assert!(
+                error < 1e-5 * f64::from(largest),
+                "{kind:?} {name}[{index}]: {} is not {difference}",
+                found[index]
+            );
+        }
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences_on_every_instruction_set() {
+    for isa in Isa::available() {
+        for kind in [Shortcut::Plain, Shortcut::Pad, Shortcut::Project] {
+            check_gradients(kind, 5, 0.0, isa);
+        }
+        check_gradients(Shortcut::Pad, 18, 0.1, isa);
+    }
+}
+
+/// Parameters, statistics and gradients after a few steps, as bits.
+fn trained(threads: usize, batches: &[usize]) -> Vec<u32> {
+    let mut session = session(&graph(Shortcut::Project), Options { threads, isa: None });
+    for &images in batches {
+        let (pixels, labels) = batch(images);
+        session.forward_backward(&pixels, &labels, 0.0).expect("a step");
+        session.apply(&Update::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4 });
+    }
+    let mut bits: Vec<u32> = session.gradients().iter().map(|v| v.to_bits()).collect();
+    for placed in session.tensors() {
+        bits.extend(session.values(placed).iter().map(|v| v.to_bits()));
+    }
+    bits
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let batches = [37, 64, 3];
+    let one = trained(1, &batches);
+    for threads in [2, 3, 5] {
+        assert_eq!(one, trained(threads, &batches), "{threads} threads");
+    }
+}
+
+#[test]
+fn running_statistics_and_inference_do_not_depend_on_how_images_share_a_batch() {
+    let mut session = session(&graph(Shortcut::Pad), Options::default());
+    let (pixels, _) = batch(200);
+    let together = session.infer(&pixels).expect("logits");
+    for (index, image) in pixels.chunks(INPUT.len()).enumerate().step_by(23) {
+        let alone = session.infer(image).expect("logits");
+        assert_eq!(alone, together[index * CLASSES..][..CLASSES], "image {index}");
+    }
+}
+
+#[test]
+fn a_smaller_batch_after_a_larger_one_sees_nothing_of_it() {
+    let gradients = |batches: &[usize]| {
+        let mut session = session(&graph(Shortcut::Pad), Options::default());
+        for &images in batches {
+            let (pixels, labels) = batch(images);
+            session.forward_backward(&pixels, &labels, 0.0).expect("a step");
+        }
+        session.gradients().to_vec()
+    };
+    let (after_larger, alone) = (gradients(&[50, 19]), gradients(&[19, 19]));
+    let largest = alone.iter().fold(0f32, |max, g| max.max(g.abs()));
+    // Equal but for the pivot of the moments, which follows the running mean.
+    assert!(after_larger.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-5 * largest));
+}
+
+#[test]
+fn batches_that_do_not_fit_are_refused_with_numbers() {
+    let mut session = session(&graph(Shortcut::Pad), Options::default());
+    let (pixels, labels) = batch(4);
+    let refused = |result: Result<_, Error>| result.expect_err("a batch that does not fit").to_string();
+    assert!(
+        refused(session.forward_backward(&pixels[1..], &labels, 0.0)).contains("3x6x5 (90 values each), found 359")
+    );
+    assert!(refused(session.forward_backward(&pixels, &labels[1..], 0.0)).contains("4 images but 3 labels"));
+    assert!(refused(session.forward_backward(&pixels, &[0, 1, 2, 9], 0.0)).contains("label 9"));
+    assert!(refused(session.infer(&[]).map(|_| unreachable!())).contains("found 0"));
+}
+
+#[test]
+fn graphs_the_engine_cannot_run_are_refused_by_name() {
+    let refused = |graph: &Graph| match Session::new(graph, Options::default()) {
+        Err(Error::Graph(message)) => message,
+        _ => panic!("expected the graph to be refused"),
+    };
+    let mut lone_relu = Graph::new(INPUT);
+    let relu = lone_relu.relu("lonely", Graph::INPUT);
+    lone_relu.linear("fc", relu, 2);
+    assert!(refused(&lone_relu).contains("lonely"));
+    let mut no_head = Graph::new(INPUT);
+    no_head.conv("conv1", Graph::INPUT, 4, 3, 1);
+    assert!(refused(&no_head).contains("linear"));
+}

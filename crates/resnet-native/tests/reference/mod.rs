@@ -1,0 +1,177 @@
+//! The definition of every layer, written out in double precision: slow, and plain enough to trust.
+//!
+//! Tensors are `[images][channels][height][width]`, flat. Next to each result comes its *magnitude*, the
+//! same sum with every term made positive: what a rounding error has to be measured against.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use resnet_native::geometry::Conv2d;
+use resnet_native::{Graph, Op, Shape};
+
+/// Values and their magnitudes.
+pub struct Exact {
+    pub values: Vec<f64>,
+    pub magnitudes: Vec<f64>,
+}
+
+impl Exact {
+    fn zeros(len: usize) -> Self {
+        Self { values: vec![0.0; len], magnitudes: vec![0.0; len] }
+    }
+
+    fn add(&mut self, at: usize, term: f64) {
+        self.values[at] += term;
+        self.magnitudes[at] += term.abs();
+    }
+
+    /// Panics when a value found is further from the exact one than `tolerance` magnitudes.
+    pub fn assert_close(&self, found: &[f32], tolerance: f64, what: &str) {
+        assert_eq!(found.len(), self.values.len(), "{what}: length");
+        for (index, &found) in found.iter().enumerate() {
+            let (exact, magnitude) = (self.values[index], self.magnitudes[index]);
+            let error = (f64::from(found) - exact).abs();
+            assert!(
+                error <= tolerance * magnitude + 1e-30,
+                "{what}[{index}]: {found} is not {exact} (error {error:e})"
+            );
+        }
+    }
+}
+
+/// Calls `visit(image, out, in, tap, output index, input index)` for every product of a convolution.
+fn products(conv: &Conv2d, images: usize, input: Shape, output: Shape, mut visit: impl FnMut(usize, usize, usize)) {
+    let (kernel, stride, padding) = (conv.vertical.kernel, conv.vertical.stride, conv.vertical.padding);
+    for image in 0..images {
+        for k in 0..output.channels {
+            for c in 0..input.channels {
+                for (oy, ox) in pixels(output) {
+                    for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
+                        let (y, x) = (oy * stride + ky, ox * stride + kx);
+                        if y < padding || x < padding || y - padding >= input.height || x - padding >= input.width {
+                            continue;
+                        }
+                        let from =
+                            ((image * input.channels + c) * input.height + y - padding) * input.width + x - padding;
+                        let to = ((image * output.channels + k) * output.height + oy) * output.width + ox;
+                        visit(from, to, ((k * input.channels + c) * kernel + ky) * kernel + kx);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn pixels(shape: Shape) -> impl Iterator<Item = (usize, usize)> {
+    (0..shape.height).flat_map(move |y| (0..shape.width).map(move |x| (y, x)))
+}
+
+pub fn conv(conv: &Conv2d, images: usize, input: Shape, output: Shape, x: &[f64], w: &[f64]) -> Exact {
+    let mut exact = Exact::zeros(images * output.len());
+    products(conv, images, input, output, |from, to, weight| exact.add(to, x[from] * w[weight]));
+    exact
+}
+
+pub fn conv_input(conv: &Conv2d, images: usize, input: Shape, output: Shape, g: &[f64], w: &[f64]) -> Exact {
+    let mut exact = Exact::zeros(images * input.len());
+    products(conv, images, input, output, |from, to, weight| exact.add(from, g[to] * w[weight]));
+    exact
+}
+
+pub fn conv_weights(conv: &Conv2d, images: usize, input: Shape, output: Shape, x: &[f64], g: &[f64]) -> Exact {
+    let mut exact = Exact::zeros(output.channels * input.channels * conv.vertical.kernel.pow(2));
+    products(conv, images, input, output, |from, to, weight| exact.add(weight, x[from] * g[to]));
+    exact
+}
+
+pub fn to_f64(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| v.into()).collect()
+}
+
+/// Numbers in `-1..1` from a seed; simple and the same everywhere.
+pub fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Mean softmax cross-entropy of a graph in training mode, by the definition of each layer. `tensor`
+/// gives the values of a tensor of the state by name.
+pub fn loss(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f64>, images: &[f64], labels: &[u32], smoothing: f64) -> f64 {
+    let count = labels.len();
+    let mut values: Vec<Vec<f64>> = Vec::new();
+    for node in graph.nodes() {
+        let shape = graph.input_of(node);
+        let parameter = |suffix: &str| tensor(&format!("{}.{suffix}", node.name));
+        let input = || &values[node.inputs[0]];
+        let value = match node.op {
+            Op::Input => images.to_vec(),
+            Op::Conv { kernel, stride, padding } => {
+                let geometry = Conv2d::new(shape, node.output, kernel, stride, padding);
+                conv(&geometry, count, shape, node.output, input(), &parameter("weight")).values
+            }
+            Op::BatchNorm => batch_norm(input(), shape, &parameter("weight"), &parameter("bias")),
+            Op::Relu => input().iter().map(|v| v.max(0.0)).collect(),
+            Op::Add => input().iter().zip(&values[node.inputs[1]]).map(|(a, b)| a + b).collect(),
+            Op::PadShortcut { stride } => pad_shortcut(input(), shape, node.output, stride),
+            Op::GlobalAvgPool => {
+                let pixels = shape.height * shape.width;
+                input().chunks(pixels).map(|plane| plane.iter().sum::<f64>() / pixels as f64).collect()
+            }
+            Op::Linear => linear(input(), shape.len(), &parameter("weight"), &parameter("bias")),
+        };
+        values.push(value);
+    }
+    let logits = values.last().expect("a graph has nodes");
+    cross_entropy(logits, labels, smoothing)
+}
+
+fn batch_norm(input: &[f64], shape: Shape, weight: &[f64], bias: &[f64]) -> Vec<f64> {
+    let pixels = shape.height * shape.width;
+    let mut output = input.to_vec();
+    for channel in 0..shape.channels {
+        let of_channel = |index: usize| index / pixels % shape.channels == channel;
+        let own: Vec<f64> = (0..input.len()).filter(|&i| of_channel(i)).map(|i| input[i]).collect();
+        let mean = own.iter().sum::<f64>() / own.len() as f64;
+        let variance = own.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / own.len() as f64;
+        for index in (0..input.len()).filter(|&i| of_channel(i)) {
+            output[index] = (input[index] - mean) / (variance + 1e-5).sqrt() * weight[channel] + bias[channel];
+        }
+    }
+    output
+}
+
+fn pad_shortcut(input: &[f64], from: Shape, to: Shape, stride: usize) -> Vec<f64> {
+    let images = input.len() / from.len();
+    let mut output = vec![0.0; images * to.len()];
+    let first = (to.channels - from.channels) / 2;
+    for image in 0..images {
+        for channel in 0..from.channels {
+            for (y, x) in pixels(to) {
+                let source = ((image * from.channels + channel) * from.height + y * stride) * from.width + x * stride;
+                output[((image * to.channels + first + channel) * to.height + y) * to.width + x] = input[source];
+            }
+        }
+    }
+    output
+}
+
+fn linear(input: &[f64], inputs: usize, weight: &[f64], bias: &[f64]) -> Vec<f64> {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let outputs =
+        |x: &[f64]| -> Vec<f64> { weight.chunks(inputs).zip(bias).map(|(row, bias)| dot(x, row) + bias).collect() };
+    input.chunks(inputs).flat_map(outputs).collect()
+}
+
+fn cross_entropy(logits: &[f64], labels: &[u32], smoothing: f64) -> f64 {
+    let classes = logits.len() / labels.len();
+    let of_image = |(z, &label): (&[f64], &u32)| {
+        let log_sum = z.iter().map(|z| z.exp()).sum::<f64>().ln();
+        let uniform = z.iter().map(|z| log_sum - z).sum::<f64>() / classes as f64;
+        (1.0 - smoothing) * (log_sum - z[label as usize]) + smoothing * uniform
+    };
+    logits.chunks(classes).zip(labels).map(of_image).sum::<f64>() / labels.len() as f64
+}
