@@ -86,3 +86,6 @@ pub struct Network {
     /// Groups of blocks, one for each output size.
     pub stages: Vec<Stage>,
 }
+
+#[cfg(test)]
+mod tests;
