@@ -1,6 +1,7 @@
 //! The `resnet` command: one line in `run` for each thing it does.
 
 mod network;
+mod plot;
 mod summary;
 mod terminal;
 
@@ -18,11 +19,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Plot(plot::Args),
     Summary(summary::Args),
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Plot(args) => plot::run(&args),
         Command::Summary(args) => summary::run(&args),
     }
 }

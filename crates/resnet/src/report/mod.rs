@@ -1,1 +1,7 @@
-//! What a person looks at: plots and tables.
+//! What a person looks at: plots of what runs measured.
+
+mod canvas;
+mod curves;
+mod draw;
+
+pub use curves::{CurvesOptions, RunCurves, curves};
