@@ -1,5 +1,6 @@
 //! The `resnet` command: one line in `run` for each thing it does.
 
+mod bench;
 mod network;
 mod plot;
 mod summary;
@@ -19,12 +20,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Args),
     Plot(plot::Args),
     Summary(summary::Args),
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Bench(args) => bench::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Summary(args) => summary::run(&args),
     }
