@@ -1,8 +1,11 @@
 //! The `resnet` command: one line in `run` for each thing it does.
 
 mod bench;
+mod eval;
 mod network;
 mod plot;
+mod preprocess;
+mod progress;
 mod summary;
 mod terminal;
 
@@ -21,6 +24,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Eval(eval::Args),
     Plot(plot::Args),
     Summary(summary::Args),
 }
@@ -28,6 +32,7 @@ enum Command {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Bench(args) => bench::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Plot(args) => plot::run(&args),
         Command::Summary(args) => summary::run(&args),
     }

@@ -1,0 +1,93 @@
+//! `resnet eval`: how good a trained network is.
+
+mod report;
+mod subject;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use resnet::data::{self, Loader, OpenOptions};
+use resnet::engine::{Native, NativeOptions};
+use resnet::eval::{Evaluation, evaluate};
+use serde::Serialize;
+
+use crate::network::NetworkArgs;
+use crate::preprocess::PreprocessArgs;
+use crate::progress::Progress;
+use crate::terminal::{print, print_json};
+use subject::Subject;
+
+/// Images that go through the network at once; the result does not depend on it.
+const BATCH: usize = 256;
+
+const EXAMPLES: &str = "\
+Examples:
+  resnet eval model.safetensors --model resnet20 --data cifar10 --preprocess pixel-mean
+  resnet eval resnet20.th --model resnet20 --data cifar10 \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --json
+
+Published weights must see images normalised as in their training: say how with --mean and
+--std, or --preprocess.";
+
+/// Measure a trained network: top-1 and top-5 accuracy, loss, accuracy of each class, confusions
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Weights: a .safetensors file, or one of PyTorch (.pth, .pt, .th)
+    #[arg(value_name = "WEIGHTS")]
+    path: PathBuf,
+    /// Data set whose test part is measured on: a name or a folder
+    #[arg(long, value_name = "NAME|FOLDER")]
+    data: Option<String>,
+    /// Network that the weights are for, where their file does not say
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+/// What was measured, of what, on what.
+#[derive(Serialize)]
+struct Measurement {
+    model: String,
+    weights: PathBuf,
+    data: String,
+    #[serde(flatten)]
+    result: Evaluation,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let measurement = measure(Subject::find(args)?)?;
+    if args.json { print_json(&measurement) } else { Ok(print(report::text(&measurement))?) }
+}
+
+fn measure(subject: Subject) -> anyhow::Result<Measurement> {
+    let Subject { mut network, classes_given, weights, state, data, normalisation } = subject;
+    let splits = data::open(&data, &OpenOptions { input: network.input })?.fit(network.input)?;
+    let classes = splits.test.classes();
+    if !classes_given {
+        network.classes = classes.len();
+    }
+    anyhow::ensure!(
+        network.classes == classes.len(),
+        "{} tells {} classes apart, but {} has {}",
+        network.name,
+        network.classes,
+        splits.name,
+        classes.len()
+    );
+    let mut engine = Native::new(&network, &state, NativeOptions::default())
+        .with_context(|| format!("{} as {}", weights.display(), network.name))?;
+    let normalizer = normalisation.fit(splits.train.as_ref())?;
+    let batches = Loader::evaluation(splits.test.clone(), Arc::new(normalizer), BATCH)?.once();
+    let mut progress = Progress::new(splits.test.len(), "images");
+    let result = evaluate(&mut engine, batches, classes, |done| progress.set(done))?;
+    Ok(Measurement { model: network.name, weights, data: splits.name, result })
+}
