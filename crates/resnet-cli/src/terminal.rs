@@ -25,6 +25,17 @@ pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// An error with its causes in one line. A cause that its error already tells is not told twice.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.ends_with(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}
+
 /// How a column stands.
 #[derive(Clone, Copy)]
 pub enum Align {
@@ -76,6 +87,13 @@ pub fn short(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_tells_each_cause_once() {
+        let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
+        let error = anyhow::Error::new(resnet::Error::io("a.toml")(missing)).context("reading a run");
+        assert_eq!(message(&error), "reading a run: a.toml: no such file");
+    }
 
     #[test]
     fn digits_are_grouped_by_three() {

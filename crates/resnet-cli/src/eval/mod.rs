@@ -69,22 +69,19 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn measure(subject: Subject) -> anyhow::Result<Measurement> {
-    let Subject { mut network, classes_given, weights, state, data, normalisation } = subject;
+    let Subject { network, weights, state, data, normalisation } = subject;
+    let mut engine = Native::new(&network, &state, NativeOptions::default())
+        .with_context(|| format!("{} as {}", weights.display(), network.name))?;
     let splits = data::open(&data, &OpenOptions { input: network.input })?.fit(network.input)?;
     let classes = splits.test.classes();
-    if !classes_given {
-        network.classes = classes.len();
-    }
     anyhow::ensure!(
         network.classes == classes.len(),
         "{} tells {} classes apart, but {} has {}",
-        network.name,
+        weights.display(),
         network.classes,
         splits.name,
         classes.len()
     );
-    let mut engine = Native::new(&network, &state, NativeOptions::default())
-        .with_context(|| format!("{} as {}", weights.display(), network.name))?;
     let normalizer = normalisation.fit(splits.train.as_ref())?;
     let batches = Loader::evaluation(splits.test.clone(), Arc::new(normalizer), BATCH)?.once();
     let mut progress = Progress::new(splits.test.len(), "images");

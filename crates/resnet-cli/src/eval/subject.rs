@@ -12,8 +12,6 @@ use super::Args;
 /// A trained network, and what its training knew about images.
 pub struct Subject {
     pub network: Network,
-    /// Whether the number of classes is known; otherwise it is the data's.
-    pub classes_given: bool,
     pub weights: PathBuf,
     pub state: StateDict,
     pub data: String,
@@ -35,9 +33,12 @@ impl Subject {
         let normalisation = args.preprocess.choice().with_context(|| {
             format!("{file} does not say how images were normalised: give --mean and --std, or --preprocess")
         })?;
+        let mut network = args.network.build(model)?;
+        if let (None, Some(classifier)) = (args.network.classes, weights.state.get("fc.weight")) {
+            network.classes = classifier.shape().first().copied().unwrap_or(network.classes);
+        }
         Ok(Self {
-            network: args.network.build(model)?,
-            classes_given: args.network.classes.is_some(),
+            network,
             weights: args.path.clone(),
             state: weights.state,
             data: args.data.clone().context("what to measure on? Give --data")?,
