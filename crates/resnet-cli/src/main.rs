@@ -13,7 +13,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Deep residual learning, end to end: train, evaluate, explain and deploy plain and residual networks.
+/// Deep residual learning, end to end: train, evaluate, plot and convert plain and residual networks
+///
+/// The networks and recipes are those of He, Zhang, Ren and Sun, "Deep Residual Learning for Image
+/// Recognition" (arXiv:1512.03385).
 #[derive(Parser)]
 #[command(name = "resnet", version, arg_required_else_help = true)]
 struct Cli {

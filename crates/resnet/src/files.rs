@@ -18,7 +18,7 @@ pub fn write_atomically(
         _ => Path::new("."),
     };
     let replace = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = temporary_file(folder)?;
         let mut buffered = std::io::BufWriter::new(file.as_file_mut());
         write(&mut buffered)?;
         buffered.flush()?;
@@ -31,6 +31,14 @@ pub fn write_atomically(
         Ok(())
     };
     replace().map_err(Error::io(path))
+}
+
+/// A file to be renamed: with the permissions of any new file, where temporary ones are private.
+fn temporary_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
+    builder.tempfile_in(folder)
 }
 
 /// Reads a file that must be `expected` bytes long; checked before memory is taken for it.
@@ -47,4 +55,36 @@ pub fn read_exactly(path: &Path, expected: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(expected as usize);
     file.take(expected).read_to_end(&mut bytes).map_err(Error::io(path))?;
     if bytes.len() as u64 == expected { Ok(bytes) } else { Err(wrong(bytes.len() as u64)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        write_atomically(&path, |file| file.write_all(b"old")).unwrap();
+        let failed = write_atomically(&path, |file| {
+            file.write_all(b"half of")?;
+            Err(std::io::Error::other("no space"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("no space"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        write_atomically(&path, |file| file.write_all(b"new")).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_has_the_permissions_of_any_other() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        std::fs::write(folder.path().join("plain"), "").unwrap();
+        write_atomically(&folder.path().join("atomic"), |_| Ok(())).unwrap();
+        assert_eq!(mode(&folder.path().join("atomic")), mode(&folder.path().join("plain")));
+    }
 }
