@@ -1,3 +1,17 @@
 //! How a network learns: recipes, schedules, the loop, checkpoints.
 
+mod checkpoint;
+mod config;
 pub mod metrics;
+mod recipe;
+mod run;
+mod rundir;
+mod schedule;
+mod tensorboard;
+
+pub use checkpoint::{Best, Checkpoint, Progress, Sums};
+pub use config::{Config, Optimizer};
+pub use recipe::{Layers, RECIPES, Recipe};
+pub use run::{Event, Run};
+pub use rundir::RunDir;
+pub use schedule::{Schedule, ScheduleState, WARMUP_WINDOW, Warmup, Window};

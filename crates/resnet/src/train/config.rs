@@ -1,0 +1,212 @@
+//! Everything needed to repeat a run.
+
+use serde::{Deserialize, Serialize};
+
+use super::schedule::Schedule;
+use crate::arch::{Network, Op, ProjectionInit, Shortcut};
+use crate::data::{Augment, Preprocess};
+use crate::engine::{Loss, Update};
+use crate::{Error, Result};
+
+/// A run's settings; in TOML with dashes in the names. [`Layers`](super::Layers) puts one together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// The recipe it started from.
+    pub recipe: String,
+    /// Name of the network; absent when `network` says all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Its shortcuts, where not the family's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortcut: Option<Shortcut>,
+    /// How its projections start, where not [`ProjectionInit::He`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection_init: Option<ProjectionInit>,
+    /// Number of classes; the data set's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<usize>,
+    /// Channels of an image, where not the family's own 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_channels: Option<usize>,
+    /// Name or path of the data set.
+    pub data: String,
+    /// Training images held back and evaluated on instead of the test images; 5000 in the paper's
+    /// 45k/5k split, 0 to train on all.
+    pub validation_images: usize,
+    /// Images of one step.
+    pub batch: usize,
+    /// Steps.
+    pub iterations: u64,
+    /// Learning rate, which the schedule moves.
+    pub lr: f64,
+    /// Share of the target spread evenly over all classes.
+    pub label_smoothing: f64,
+    /// Iterations between records of the training loss.
+    pub log_interval: u64,
+    /// Iterations between evaluations; there is one at the end in any case.
+    pub eval_interval: u64,
+    /// Iterations between checkpoints; there is one after each evaluation in any case.
+    pub checkpoint_interval: u64,
+    /// Seed of the weights, the order of the images, their augmentation and the validation split.
+    pub seed: u64,
+    /// Threads of the engine; 0 for one a core. The one setting that does not change the result.
+    pub threads: usize,
+    /// How pixels are normalised.
+    pub preprocess: Preprocess,
+    /// How training images are varied.
+    pub augment: Augment,
+    /// What turns gradients into steps.
+    pub optimizer: Optimizer,
+    /// How the learning rate moves.
+    pub schedule: Schedule,
+    /// The network layer by layer, in place of `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+/// What turns gradients into steps; see [`Update`] for the formulas.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+pub enum Optimizer {
+    /// Stochastic gradient descent with momentum.
+    Sgd {
+        /// Share of the last step that is kept.
+        #[serde(default = "nine_tenths")]
+        momentum: f64,
+        /// L2 penalty.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+    /// Adam, with its authors' defaults.
+    Adam {
+        /// Decay of the mean of gradients.
+        #[serde(default = "nine_tenths")]
+        beta1: f64,
+        /// Decay of the mean of squared gradients.
+        #[serde(default = "beta2")]
+        beta2: f64,
+        /// Added to the root of the second moment.
+        #[serde(default = "eps")]
+        eps: f64,
+        /// L2 penalty.
+        #[serde(default)]
+        weight_decay: f64,
+    },
+}
+
+fn nine_tenths() -> f64 {
+    0.9
+}
+fn beta2() -> f64 {
+    0.999
+}
+fn eps() -> f64 {
+    1e-8
+}
+
+impl Optimizer {
+    /// The step to take at a learning rate.
+    pub(super) fn update(&self, lr: f64) -> Update {
+        let lr = lr as f32;
+        match *self {
+            Self::Sgd { momentum, weight_decay } => {
+                Update::Sgd { lr, momentum: momentum as f32, weight_decay: weight_decay as f32 }
+            }
+            Self::Adam { beta1, beta2, eps, weight_decay } => Update::Adam {
+                lr,
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                eps: eps as f32,
+                weight_decay: weight_decay as f32,
+            },
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let (decays, weight_decay) = match *self {
+            Self::Sgd { momentum, weight_decay } => ([("momentum", momentum); 2], weight_decay),
+            Self::Adam { beta1, beta2, weight_decay, .. } => ([("beta1", beta1), ("beta2", beta2)], weight_decay),
+        };
+        for (name, decay) in decays {
+            require((0.0..1.0).contains(&decay), || {
+                format!("optimizer.{name} must be from 0 to below 1, found {decay}")
+            })?;
+        }
+        if let Self::Adam { eps, .. } = *self {
+            require(eps.is_finite() && eps > 0.0, || format!("optimizer.eps must be positive, found {eps}"))?;
+        }
+        require(weight_decay.is_finite() && weight_decay >= 0.0, || {
+            format!("optimizer.weight-decay must not be negative, found {weight_decay}")
+        })
+    }
+}
+
+impl Config {
+    /// The network to train; with 10 classes, or the named family's number, where [`classes`](Self::classes) is absent.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn network(&self) -> Result<Network> {
+        let mut network = match (&self.network, &self.model) {
+            (Some(network), _) => network.clone(),
+            (None, Some(name)) => Network::named(name)?,
+            (None, None) => return Err(Error::Config("expected a 'model' or a 'network'".into())),
+        };
+        if let Some(shortcut) = self.shortcut {
+            require(network.shortcut.is_some(), || format!("shortcut: '{}' is a plain network", network.name))?;
+            network.shortcut = Some(shortcut);
+        }
+        network.projection_init = self.projection_init.unwrap_or(network.projection_init);
+        network.classes = self.classes.unwrap_or(network.classes);
+        network.input.channels = self.in_channels.unwrap_or(network.input.channels);
+        network.graph()?;
+        Ok(network)
+    }
+
+    /// What is minimised.
+    pub fn loss(&self) -> Loss {
+        Loss { label_smoothing: self.label_smoothing as f32 }
+    }
+
+    /// # Errors
+    /// When a setting means nothing; the message names it.
+    pub(super) fn check(&self) -> Result<()> {
+        for (name, count) in [
+            ("batch", self.batch as u64),
+            ("iterations", self.iterations),
+            ("log-interval", self.log_interval),
+            ("eval-interval", self.eval_interval),
+            ("checkpoint-interval", self.checkpoint_interval),
+        ] {
+            require(count > 0, || format!("{name} must be at least 1"))?;
+        }
+        require(self.lr.is_finite() && self.lr > 0.0, || format!("lr must be positive, found {}", self.lr))?;
+        require((0.0..1.0).contains(&self.label_smoothing), || {
+            format!("label-smoothing must be from 0 to below 1, found {}", self.label_smoothing)
+        })?;
+        self.optimizer.check()?;
+        self.schedule.check()?;
+        self.network().map(drop)
+    }
+
+    /// As TOML that [`Layers::file`](super::Layers::file) takes back.
+    ///
+    /// # Errors
+    /// When a number is beyond what TOML holds.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Config(format!("the settings do not fit TOML: {error}")))
+    }
+}
+
+fn require(good: bool, message: impl FnOnce() -> String) -> Result<()> {
+    if good { Ok(()) } else { Err(Error::Config(message())) }
+}
+
+/// Weighted layers on the longest path through a network, as the paper counts its depth: 20 in
+/// resnet20, whatever its shortcuts.
+pub(super) fn depth(network: &Network) -> Result<usize> {
+    let weighted = |op| matches!(op, Op::Conv { .. } | Op::Linear);
+    let graph = network.graph()?;
+    Ok(graph.nodes().iter().filter(|node| weighted(node.op) && !node.name.contains("downsample")).count())
+}

@@ -1,0 +1,421 @@
+//! A run from its settings to its end: data, network, folder, and the loop.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::checkpoint::{Best, Checkpoint, Progress, Sums};
+use super::config::{self, Config};
+use super::metrics::{self, Record, TestRecord};
+use super::recipe::Layers;
+use super::rundir::RunDir;
+use super::schedule::Scheduler;
+use super::tensorboard;
+use crate::arch::{Network, initial_state};
+use crate::data::{self, Loader, Normalizer, Splits};
+use crate::engine::{Batch, Engine, OptimizerState};
+use crate::eval::evaluate;
+use crate::weights::{Metadata, safetensors};
+use crate::{Error, Result, StateDict, Tensor};
+
+/// A run that is ready to start or to go on.
+pub struct Run {
+    dir: RunDir,
+    config: Config,
+    network: Network,
+    data: Splits,
+    train: Loader,
+    test: Loader,
+    start: Checkpoint,
+    _lock: File,
+}
+
+/// What happens during [`Run::train`], in order.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A step was taken.
+    Stepped {
+        /// How far the run is.
+        progress: &'a Progress,
+        /// Learning rate of the step.
+        lr: f64,
+    },
+    /// The slow start ended with this step.
+    WarmedUp {
+        /// Steps taken.
+        iteration: u64,
+    },
+    /// An evaluation goes on.
+    Evaluating {
+        /// Images done.
+        done: usize,
+        /// Images in all.
+        images: usize,
+    },
+    /// A record was written.
+    Recorded(&'a Record),
+    /// A checkpoint was written.
+    Saved {
+        /// Steps taken.
+        iteration: u64,
+    },
+}
+
+impl Run {
+    /// A new run on `data` in a folder of its own in `parent`, called `name` or after its model and
+    /// data.
+    ///
+    /// # Errors
+    /// When a setting means nothing, the data do not fit the network, or `name` exists.
+    pub fn create(mut config: Config, data: Splits, parent: &Path, name: Option<&str>) -> Result<Self> {
+        config.check()?;
+        let (network, data) = match_up(&mut config, data)?;
+        let (start, normalizer) = beginning(&config, &network, &data)?;
+        let (train, test) = loaders(&config, &data, normalizer)?;
+        let dir = RunDir::create(parent, name, &format!("{}-{}", network.name, data.name))?;
+        let lock = dir.lock()?;
+        dir.start(&config)?;
+        dir.save_preprocess(&start.preprocess)?;
+        Ok(Self { dir, config, network, data, train, test, start, _lock: lock })
+    }
+
+    /// The run in `dir`, on the same `data`, from its last checkpoint; from its beginning when it was
+    /// stopped before the first. `threads` may take the place of its own setting, as it does not
+    /// change the result.
+    ///
+    /// # Errors
+    /// When another process is training the run, its checkpoint is damaged, or its settings or data
+    /// have changed.
+    pub fn resume(dir: RunDir, data: Splits, threads: Option<usize>) -> Result<Self> {
+        let lock = dir.lock()?;
+        let mut config = dir.config()?;
+        config.threads = threads.unwrap_or(config.threads);
+        let (network, data) = match_up(&mut config, data)?;
+        let path = dir.resume();
+        let (start, normalizer) = if path.try_exists().map_err(Error::io(&path))? {
+            let start = Checkpoint::read(&path)?;
+            same_settings(&start.config, &config)
+                .map_err(|error| Error::format(dir.config_file(), error.to_string()))?;
+            let normalizer = Normalizer::from_state(network.input, &start.preprocess)?;
+            (start, normalizer)
+        } else {
+            beginning(&config, &network, &data)?
+        };
+        let (train, test) = loaders(&config, &data, normalizer)?;
+        dir.save_preprocess(&start.preprocess)?;
+        Ok(Self { dir, config, network, data, train, test, start, _lock: lock })
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// Its settings, with the number of classes.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What is trained.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The images, as the network sees their shape; `test` holds the validation images where some are
+    /// held back.
+    pub fn data(&self) -> &Splits {
+        &self.data
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> &Progress {
+        &self.start.progress
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_finished(&self) -> bool {
+        self.start.progress.iteration >= self.config.iterations
+    }
+
+    /// The weights to go on from.
+    pub fn weights(&self) -> &StateDict {
+        &self.start.model
+    }
+
+    /// Trains to the end, or until `stop` is set: then the step under way is finished and a checkpoint
+    /// written. Gives how far it came.
+    ///
+    /// The engine takes over the run's weights and optimizer state. The weights at the end depend on
+    /// the settings and the engine alone, not on where the run was stopped and resumed.
+    ///
+    /// # Errors
+    /// When a file cannot be written, an image not read, or the training diverges: the last checkpoint
+    /// before is kept.
+    pub fn train(
+        self,
+        engine: &mut dyn Engine,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Progress> {
+        engine.load_state(&self.start.model)?;
+        engine.load_optimizer_state(&self.start.optimizer)?;
+        let first = self.start.progress.iteration;
+        if first > 0 {
+            // The run may have been killed between the checkpoint and what is copied from it.
+            self.publish(&self.start.model, &self.start.progress)?;
+        }
+        let mut trainer = Trainer {
+            scheduler: Scheduler {
+                schedule: &self.config.schedule,
+                lr: self.config.lr,
+                iterations: self.config.iterations,
+                depth: config::depth(&self.network)?,
+            },
+            progress: self.start.progress.clone(),
+            lr: self.config.lr,
+            saved: first,
+            metrics: metrics::Writer::open(&self.dir.metrics(), first)?,
+            board: tensorboard::Writer::create(self.dir.path(), first)?,
+            clock: Instant::now(),
+            run: &self,
+            engine,
+            observe,
+        };
+        let left = self.config.iterations.saturating_sub(first);
+        for batch in self.train.batches(first).take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            trainer.step(&batch?)?;
+            let stopped = stop.load(Ordering::Relaxed);
+            trainer.look_after(stopped)?;
+            if stopped {
+                break;
+            }
+        }
+        Ok(trainer.progress)
+    }
+
+    /// Copies the weights of a checkpoint to where other programs look for them.
+    fn publish(&self, model: &StateDict, progress: &Progress) -> Result<()> {
+        let mut metadata = Metadata::from([
+            ("model".into(), self.network.name.clone()),
+            ("data".into(), self.data.name.clone()),
+            ("iteration".into(), progress.iteration.to_string()),
+        ]);
+        if let Some(best) = progress.best.filter(|best| best.iteration == progress.iteration) {
+            metadata.insert("test_error".into(), best.test_error.to_string());
+            safetensors::write(&self.dir.best(), model, &metadata)?;
+        }
+        safetensors::write(&self.dir.last(), model, &metadata)
+    }
+}
+
+/// Data in the shape that the network takes and split as the settings say; the network with as many
+/// classes as the data have.
+fn match_up(config: &mut Config, data: Splits) -> Result<(Network, Splits)> {
+    let found = data.train.classes().len();
+    let expected = config.classes.or(config.network.as_ref().map(|network| network.classes)).unwrap_or(found);
+    if expected != found {
+        return Err(Error::Config(format!(
+            "the network tells {expected} classes apart, but {} has {found}",
+            data.name
+        )));
+    }
+    config.classes = Some(found);
+    let network = config.network()?;
+    let mut data = data.fit(network.input)?;
+    if config.validation_images > 0 {
+        let (train, held_back) = data::split(&data.train, config.validation_images, config.seed)?;
+        data = Splits { name: data.name, train: Arc::new(train), test: Arc::new(held_back) };
+    }
+    Ok((network, data))
+}
+
+/// A run before its first step.
+fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Checkpoint, Normalizer)> {
+    let normalizer = config.preprocess.fit(data.train.as_ref())?;
+    let start = Checkpoint {
+        model: initial_state(network, config.seed)?,
+        optimizer: OptimizerState::default(),
+        preprocess: normalizer.state(),
+        progress: Progress::default(),
+        config: config.to_toml()?,
+    };
+    Ok((start, normalizer))
+}
+
+fn loaders(config: &Config, data: &Splits, normalizer: Normalizer) -> Result<(Loader, Loader)> {
+    let normalizer = Arc::new(normalizer);
+    let train = Loader::train(data.train.clone(), normalizer.clone(), config.batch, config.augment, config.seed)?;
+    let test = Loader::evaluation(data.test.clone(), normalizer, config.batch)?;
+    Ok((train, test))
+}
+
+/// # Errors
+/// When `config` differs from those a checkpoint was trained with in more than the threads.
+fn same_settings(trained: &str, config: &Config) -> Result<()> {
+    let trained = trained.parse().map_err(|error: toml::de::Error| Error::Config(error.to_string()))?;
+    let trained = Layers::new().table(trained).resolve()?;
+    if (Config { threads: trained.threads, ..config.clone() }) == trained {
+        return Ok(());
+    }
+    Err(Error::Config("these are not the settings that the checkpoint was trained with".into()))
+}
+
+/// A run under way.
+struct Trainer<'a> {
+    run: &'a Run,
+    engine: &'a mut dyn Engine,
+    observe: &'a mut dyn FnMut(Event<'_>),
+    scheduler: Scheduler<'a>,
+    progress: Progress,
+    /// Learning rate of the last step.
+    lr: f64,
+    /// Steps before the last checkpoint.
+    saved: u64,
+    metrics: metrics::Writer,
+    board: tensorboard::Writer,
+    /// Up to when time is counted in `progress`.
+    clock: Instant,
+}
+
+impl Trainer<'_> {
+    /// Learns from one batch.
+    fn step(&mut self, batch: &Batch) -> Result<()> {
+        let config = &self.run.config;
+        self.lr = self.scheduler.lr(self.progress.iteration, &self.progress.schedule);
+        let outcome = self.engine.forward_backward(batch, &config.loss())?;
+        if !outcome.loss.is_finite() {
+            return Err(self.diverged(self.progress.iteration + 1, &format!("the loss is {}", outcome.loss)));
+        }
+        self.engine.apply(&config.optimizer.update(self.lr));
+
+        let (images, correct) = (batch.len() as u64, outcome.correct as u64);
+        self.progress.iteration += 1;
+        let seconds = self.lap().as_secs_f64();
+        let sums = &mut self.progress.since_record;
+        sums.images += images;
+        sums.correct += correct;
+        sums.loss += f64::from(outcome.loss) * images as f64;
+        sums.seconds += seconds;
+        if self.scheduler.stepped(&mut self.progress.schedule, images, correct) {
+            (self.observe)(Event::WarmedUp { iteration: self.progress.iteration });
+        }
+        (self.observe)(Event::Stepped { progress: &self.progress, lr: self.lr });
+        Ok(())
+    }
+
+    /// Evaluates, records and saves what is due after a step.
+    fn look_after(&mut self, stopped: bool) -> Result<()> {
+        let config = &self.run.config;
+        let iteration = self.progress.iteration;
+        let evaluates = iteration == config.iterations || iteration.is_multiple_of(config.eval_interval);
+        let saves = evaluates || stopped || iteration.is_multiple_of(config.checkpoint_interval);
+        // Taken and looked at first: nothing that has diverged is evaluated or kept.
+        let model = if saves { Some(self.finite_state()?) } else { None };
+        if evaluates {
+            self.evaluate()?;
+        }
+        if evaluates || iteration.is_multiple_of(config.log_interval) {
+            self.record(evaluates)?;
+        }
+        if let Some(model) = model {
+            self.save(model)?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> Result<()> {
+        let Run { test, data, .. } = self.run;
+        let images = data.test.len();
+        let observe = &mut *self.observe;
+        let progress = |done| observe(Event::Evaluating { done, images });
+        let found = evaluate(self.engine, test.once(), data.test.classes(), progress)?;
+        if !found.loss.is_finite() {
+            return Err(self.diverged(self.progress.iteration, &format!("the test loss is {}", found.loss)));
+        }
+        let test_error = found.error();
+        self.scheduler.evaluated(&mut self.progress.schedule, test_error);
+        self.progress.test = Some(TestRecord { test_loss: found.loss, test_error });
+        if self.progress.best.is_none_or(|best| test_error < best.test_error) {
+            self.progress.best = Some(Best { iteration: self.progress.iteration, test_error });
+        }
+        self.lap();
+        Ok(())
+    }
+
+    fn record(&mut self, evaluated: bool) -> Result<()> {
+        let Sums { images, correct, loss, seconds } = std::mem::take(&mut self.progress.since_record);
+        let record = Record {
+            iteration: self.progress.iteration,
+            epoch: self.progress.iteration as f64 / self.run.train.iterations_per_epoch() as f64,
+            seconds: self.progress.seconds,
+            lr: self.lr,
+            train_loss: loss / images as f64,
+            train_error: 1.0 - correct as f64 / images as f64,
+            images_per_second: images as f64 / seconds,
+            test: self.progress.test.filter(|_| evaluated),
+        };
+        self.metrics.write(&record)?;
+        self.board.write(&record)?;
+        (self.observe)(Event::Recorded(&record));
+        Ok(())
+    }
+
+    /// Writes a checkpoint. The records up to here are on disk before: none is missing after it.
+    fn save(&mut self, model: StateDict) -> Result<()> {
+        self.metrics.sync()?;
+        self.lap();
+        let checkpoint = Checkpoint {
+            model,
+            optimizer: self.engine.optimizer_state(),
+            progress: self.progress.clone(),
+            preprocess: self.run.start.preprocess.clone(),
+            config: self.run.start.config.clone(),
+        };
+        checkpoint.write(&self.run.dir.resume())?;
+        self.run.publish(&checkpoint.model, &checkpoint.progress)?;
+        self.saved = self.progress.iteration;
+        (self.observe)(Event::Saved { iteration: self.saved });
+        self.lap();
+        Ok(())
+    }
+
+    /// Counts the time since the last call as the run's.
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        let elapsed = now.duration_since(std::mem::replace(&mut self.clock, now));
+        self.progress.seconds += elapsed.as_secs_f64();
+        elapsed
+    }
+
+    /// Parameters and running statistics.
+    ///
+    /// # Errors
+    /// When one of them is not a finite number.
+    fn finite_state(&self) -> Result<StateDict> {
+        let state = self.engine.state();
+        let is_finite = |tensor: &Tensor| tensor.data().iter().all(|value| value.is_finite());
+        if let Some((name, _)) = state.iter().find(|(_, tensor)| !is_finite(tensor)) {
+            let how = format!("{name} has values that are not finite numbers");
+            return Err(self.diverged(self.progress.iteration, &how));
+        }
+        Ok(state)
+    }
+
+    fn diverged(&self, iteration: u64, how: &str) -> Error {
+        let kept = match self.saved {
+            0 => "there is no checkpoint yet".into(),
+            saved => {
+                format!("the last good checkpoint, after iteration {saved}, is kept: {}", self.run.dir.last().display())
+            }
+        };
+        Error::Training(format!(
+            "training diverged at iteration {} with a learning rate of {}: {how}\n{kept}\n\
+             a lower learning rate (--lr {}) or a slow start may help",
+            iteration,
+            self.lr,
+            self.run.config.lr / 10.0,
+        ))
+    }
+}
