@@ -2,6 +2,7 @@
 
 mod decode;
 mod names;
+mod pytorch;
 pub mod safetensors;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,8 @@ pub struct Weights {
     pub metadata: Metadata,
 }
 
-/// Reads a network's weights from a safetensors file, told by its contents, whatever its extension.
+/// Reads a network's weights from a safetensors or PyTorch file (`.pth`, `.pt`, `.th`), told apart by
+/// their contents, whatever their extension. Nothing a file says is ever run.
 ///
 /// Tensors become `f32` under torchvision's names: wrappers (`module.`), nesting (`state_dict`) and
 /// other spellings (`linear`, `shortcut`) are understood, and what is stored beside the network is
@@ -36,16 +38,20 @@ pub fn read(path: &Path, graph: Option<&Graph>) -> Result<Weights> {
     let mut start = Vec::new();
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
     file.take(9).read_to_end(&mut start).map_err(Error::io(path))?;
-    let found = if safetensors::recognise(&start) {
-        let Weights { state, metadata } = safetensors::read(path)?;
-        Weights { state: rename(path, state)?, metadata }
+    let Weights { state, metadata } = if safetensors::recognise(&start) {
+        safetensors::read(path)?
+    } else if pytorch::recognise(&start) {
+        Weights { state: pytorch::read(path)?, metadata: Metadata::new() }
     } else {
-        return Err(Error::format(path, "not a safetensors file"));
+        let message = "expected weights: a safetensors file, or one of PyTorch (.pth, .pt, .th)";
+        return Err(Error::format(path, message));
     };
-    match graph {
-        Some(graph) => Ok(Weights { state: fit(found.state, graph)?, ..found }),
-        None => Ok(found),
-    }
+    let state = rename(path, state)?;
+    let state = match graph {
+        Some(graph) => fit(state, graph)?,
+        None => state,
+    };
+    Ok(Weights { state, metadata })
 }
 
 /// The network's tensors under their canonical names.
