@@ -7,7 +7,7 @@ use resnet::arch::{Network, ProjectionInit, Shortcut};
 ///
 /// The name itself is each command's own: positional where it is the subject, `--model` where a
 /// file is.
-#[derive(clap::Args, Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
     /// Shortcuts of a residual network

@@ -16,33 +16,37 @@ use crate::network::NetworkArgs;
 use crate::preprocess::PreprocessArgs;
 use crate::progress::Progress;
 use crate::terminal::{print, print_json};
-use subject::Subject;
+use subject::{Checkpoint, Subject};
 
 /// Images that go through the network at once; the result does not depend on it.
 const BATCH: usize = 256;
 
 const EXAMPLES: &str = "\
 Examples:
+  resnet eval runs/resnet20-cifar10
   resnet eval model.safetensors --model resnet20 --data cifar10 --preprocess pixel-mean
   resnet eval resnet20.th --model resnet20 --data cifar10 \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --json
 
-Published weights must see images normalised as in their training: say how with --mean and
---std, or --preprocess.";
+A run knows its network, its data and how images were normalised. Published weights must be told:
+--model, --data, and --mean and --std or --preprocess, as in their training.";
 
 /// Measure a trained network: top-1 and top-5 accuracy, loss, accuracy of each class, confusions
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Weights: a .safetensors file, or one of PyTorch (.pth, .pt, .th)
-    #[arg(value_name = "WEIGHTS")]
+    /// Folder of a run, or weights: a .safetensors file, or one of PyTorch (.pth, .pt, .th)
+    #[arg(value_name = "RUN|WEIGHTS")]
     path: PathBuf,
-    /// Data set whose test part is measured on: a name or a folder
+    /// Data set whose test part is measured on, a name or a folder; that of the run by default
     #[arg(long, value_name = "NAME|FOLDER")]
     data: Option<String>,
     /// Network that the weights are for, where their file does not say
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    /// Which weights of a run [default: best]
+    #[arg(long, value_name = "WHICH")]
+    checkpoint: Option<Checkpoint>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -82,7 +86,7 @@ fn measure(subject: Subject) -> anyhow::Result<Measurement> {
         splits.name,
         classes.len()
     );
-    let normalizer = normalisation.fit(splits.train.as_ref())?;
+    let normalizer = normalisation.normalizer(splits.train.as_ref())?;
     let batches = Loader::evaluation(splits.test.clone(), Arc::new(normalizer), BATCH)?.once();
     let mut progress = Progress::new(splits.test.len(), "images");
     let result = evaluate(&mut engine, batches, classes, |done| progress.set(done))?;
