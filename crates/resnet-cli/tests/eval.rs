@@ -6,6 +6,9 @@ use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::contains;
 use resnet::arch::{Network, initial_state};
+use resnet::data::synthetic;
+use resnet::engine::{Native, NativeOptions};
+use resnet::train::{Layers, Run};
 use resnet::weights::{Metadata, safetensors};
 
 fn eval(arguments: &[&str]) -> assert_cmd::assert::Assert {
@@ -22,6 +25,43 @@ fn write_weights(folder: &Path, model: &str, metadata: Option<(&str, &str)>) -> 
 }
 
 const SYNTHETIC: [&str; 4] = ["--data", "synthetic", "--preprocess", "image-mean"];
+
+/// A run of two steps on a few synthetic images.
+fn write_run(parent: &Path) -> PathBuf {
+    let settings = "model = 'cifar-resnet8'\niterations = 2\nbatch = 8\nlr = 0.01";
+    let config = Layers::new().table(settings.parse().unwrap()).resolve().unwrap();
+    let run = Run::create(config, synthetic::splits(0, 20, 20).unwrap(), parent, Some("run")).unwrap();
+    let path = run.dir().path().to_owned();
+    let mut engine = Native::new(run.network(), run.weights(), NativeOptions::default()).unwrap();
+    run.train(&mut engine, &false.into(), &mut |_| ()).unwrap();
+    path
+}
+
+#[test]
+fn a_run_needs_no_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write_run(folder.path());
+    for (flags, file) in [(&[][..], "best.safetensors"), (&["--checkpoint", "last"], "last.safetensors")] {
+        let output = eval(&[&[run.to_str().unwrap(), "--json"], flags].concat()).success().get_output().stdout.clone();
+        let value: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!((&value["model"], &value["data"]), (&"cifar-resnet8".into(), &"synthetic".into()));
+        assert_eq!(value["total"], synthetic::TEST_IMAGES);
+        assert!(value["weights"].as_str().unwrap().ends_with(file));
+    }
+}
+
+#[test]
+fn a_run_is_not_told_what_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write_run(folder.path());
+    let with = |more: &[&str]| eval(&[&[run.to_str().unwrap()], more].concat()).failure();
+    with(&["--model", "resnet20"]).stderr(contains("is a run and knows its network"));
+    with(&["--shortcut", "b"]).stderr(contains("is a run and knows its network"));
+    std::fs::remove_file(run.join("checkpoints/best.safetensors")).unwrap();
+    with(&[]).stderr(contains("best.safetensors: No such file"));
+    std::fs::remove_file(run.join("config.toml")).unwrap();
+    with(&[]).stderr(contains("not a run: expected a folder with a config.toml"));
+}
 
 #[test]
 fn json_counts_the_whole_test_set() {
@@ -116,5 +156,6 @@ fn wrong_flags_are_errors() {
     with(&["--data", "synthetic", "--mean", "0,0,0", "--std", "1,0,1"])
         .stderr(contains("positive standard deviations"));
     with(&["--data", "synthetic", "--preprocess", "none"]).code(2).stderr(contains("pixel-mean"));
+    with(&["--data", "synthetic", "--preprocess", "channel", "--checkpoint", "last"]).stderr(contains("is not a run"));
     with(&["--data", "nowhere", "--preprocess", "channel"]).stderr(contains("nowhere"));
 }

@@ -35,11 +35,12 @@ impl RunCurves {
         if records.is_empty() {
             return Err(Error::format(&file, "holds no record yet, there is nothing to plot"));
         }
-        let named_after = match file.file_name() {
-            Some(name) if name == "metrics.jsonl" => file.parent().filter(|folder| folder.file_name().is_some()),
-            _ => None,
+        let whole = std::path::absolute(&file).map_err(Error::io(&file))?; // the folder may be `.`
+        let name = match whole.file_name() {
+            Some(name) if name == "metrics.jsonl" => whole.parent().and_then(Path::file_name),
+            _ => whole.file_stem(),
         };
-        let name = named_after.and_then(Path::file_name).or(file.file_stem()).unwrap_or_default();
+        let name = name.unwrap_or_default();
         Ok(Self { name: name.to_string_lossy().into_owned(), records })
     }
 
