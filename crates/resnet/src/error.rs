@@ -24,6 +24,14 @@ pub enum Error {
         /// What was expected and what was found.
         message: String,
     },
+    /// A file could not be downloaded.
+    #[error("{url}: {message}")]
+    Fetch {
+        /// Its address.
+        url: String,
+        /// What was expected and what was found.
+        message: String,
+    },
     /// A name, setting or combination that means nothing.
     #[error("{0}")]
     Config(String),

@@ -1,4 +1,4 @@
-//! Writing files so that a reader never sees half of one.
+//! Reading files that are no larger than expected, and writing them so that nobody sees half of one.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -55,6 +55,20 @@ pub fn read_exactly(path: &Path, expected: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(expected as usize);
     file.take(expected).read_to_end(&mut bytes).map_err(Error::io(path))?;
     if bytes.len() as u64 == expected { Ok(bytes) } else { Err(wrong(bytes.len() as u64)) }
+}
+
+/// Reads a file that may be `most` bytes long.
+///
+/// # Errors
+/// When it cannot be read or is larger.
+pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::format(path, format!("expected at most {most} bytes, found more")));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

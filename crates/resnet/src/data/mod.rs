@@ -5,10 +5,15 @@
 
 mod augment;
 mod cifar;
+pub mod fetch;
 mod fit;
+mod folder;
+mod idx;
+mod image;
 mod loader;
 mod memory;
 mod open;
+mod pickle;
 mod preprocess;
 mod random;
 mod subset;

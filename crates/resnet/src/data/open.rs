@@ -1,40 +1,70 @@
 //! Finds a data set by name or path.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use resnet_native::Shape;
 
-use super::{Splits, cifar, synthetic};
+use super::cifar::Layout;
+use super::fetch::{Progress, SOURCES, cache_folder, fetch};
+use super::{Splits, folder, idx, synthetic};
 use crate::{Error, Result};
 
 /// What [`open`] needs to know besides the name.
-#[derive(Clone, Debug)]
-pub struct OpenOptions {
+#[derive(Clone)]
+pub struct OpenOptions<'a> {
     /// Shape that image files are scaled to: the network's input. Data sets of fixed size ignore it.
     pub input: Shape,
+    /// Folder that downloads are kept in; by default [`cache_folder`].
+    pub cache: Option<PathBuf>,
+    /// Told how far a download is.
+    pub progress: &'a dyn Fn(Progress),
 }
 
-impl Default for OpenOptions {
+impl Default for OpenOptions<'_> {
     fn default() -> Self {
-        Self { input: Shape::new(3, 32, 32) }
+        Self { input: Shape::new(3, 32, 32), cache: None, progress: &|_| {} }
     }
 }
 
-/// Opens a data set: a name (`synthetic`) or a folder, whose format is recognised from the files in it.
+/// Opens a data set: a name (`synthetic`; `cifar10`, `cifar100` and `fashion-mnist`, which are downloaded
+/// on first use), or a folder, whose format is recognised from what is in it: CIFAR-10 or CIFAR-100 in
+/// binary or Python layout, MNIST-like IDX files, or folders of PNG and JPEG images named by class.
 ///
 /// # Errors
 /// When there is no such data set, or its files are missing, truncated or wrong.
-pub fn open(spec: &str, _options: &OpenOptions) -> Result<Splits> {
-    match spec {
-        "synthetic" => synthetic::splits(0, synthetic::TRAIN_IMAGES, synthetic::TEST_IMAGES),
-        path => open_folder(Path::new(path)),
+pub fn open(spec: &str, options: &OpenOptions) -> Result<Splits> {
+    if spec == synthetic::NAME {
+        return synthetic::splits(0, synthetic::TRAIN_IMAGES, synthetic::TEST_IMAGES);
+    }
+    match SOURCES.iter().find(|source| source.name == spec) {
+        Some(source) => {
+            let cache = options.cache.clone().map_or_else(cache_folder, Ok)?;
+            open_folder(&fetch(source, &cache, options.progress)?, options)
+        }
+        None if Path::new(spec).is_dir() => open_folder(Path::new(spec), options),
+        None => {
+            let names: Vec<&str> = SOURCES.iter().map(|source| source.name).collect();
+            Err(Error::Config(format!(
+                "there is no data set `{spec}`: expected {}, {} or a folder",
+                synthetic::NAME,
+                names.join(", ")
+            )))
+        }
     }
 }
 
-fn open_folder(folder: &Path) -> Result<Splits> {
-    folder.metadata().map_err(Error::io(folder))?;
-    if let Some(layout) = cifar::Layout::of(folder) {
-        return cifar::open(folder, layout);
+fn open_folder(path: &Path, options: &OpenOptions) -> Result<Splits> {
+    if let Some(layout) = Layout::of(path) {
+        layout.open(path)
+    } else if idx::is_here(path) {
+        idx::open(path)
+    } else if folder::is_here(path) {
+        folder::open(path, options.input)
+    } else {
+        Err(Error::format(
+            path,
+            "no data set is recognised here: expected CIFAR-10 or CIFAR-100 files, IDX files, or a folder of images \
+             for each class",
+        ))
     }
-    Err(Error::format(folder, "no data set is recognised here"))
 }

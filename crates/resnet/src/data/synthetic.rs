@@ -22,6 +22,9 @@ pub const TRAIN_IMAGES: usize = 10_000;
 /// Test images of the built-in data set.
 pub const TEST_IMAGES: usize = 2_000;
 
+/// Name of the data set.
+pub const NAME: &str = "synthetic";
+
 const SIDE: usize = 32;
 const SHAPE: Shape = Shape::new(3, SIDE, SIDE);
 
@@ -31,7 +34,7 @@ const SHAPE: Shape = Shape::new(3, SIDE, SIDE);
 /// When the images do not fit in memory.
 pub fn splits(seed: u64, train: usize, test: usize) -> Result<Splits> {
     Ok(Splits {
-        name: "synthetic".into(),
+        name: NAME.into(),
         train: Arc::new(generate(seed, 0, train)?),
         test: Arc::new(generate(seed, 1, test)?),
     })
