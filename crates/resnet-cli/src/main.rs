@@ -1,6 +1,7 @@
 //! The `resnet` command: one line in `run` for each thing it does.
 
 mod bench;
+mod data;
 mod eval;
 mod network;
 mod plot;
@@ -8,6 +9,7 @@ mod preprocess;
 mod progress;
 mod summary;
 mod terminal;
+mod train;
 
 use std::process::ExitCode;
 
@@ -30,20 +32,23 @@ enum Command {
     Eval(eval::Args),
     Plot(plot::Args),
     Summary(summary::Args),
+    Train(train::Args),
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Bench(args) => bench::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Plot(args) => plot::run(&args),
-        Command::Summary(args) => summary::run(&args),
+        Command::Bench(args) => bench::run(&args).map(done),
+        Command::Eval(args) => eval::run(&args).map(done),
+        Command::Plot(args) => plot::run(&args).map(done),
+        Command::Summary(args) => summary::run(&args).map(done),
+        Command::Train(args) => train::run(&args),
     }
 }
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if terminal::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", terminal::message(&error));

@@ -33,9 +33,27 @@ pub fn write_atomically(
     replace().map_err(Error::io(path))
 }
 
+/// How the names of files begin that are not yet what they are to be.
+const UNFINISHED: &str = ".unfinished-";
+
+/// Removes what writers that were killed have left in `folder`. No other may be at work there.
+///
+/// # Errors
+/// When the folder cannot be read or a file not be removed.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            std::fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
 /// A file to be renamed: with the permissions of any new file, where temporary ones are private.
 fn temporary_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
+    builder.prefix(UNFINISHED);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
     builder.tempfile_in(folder)

@@ -99,8 +99,10 @@ fn what_was_copied_from_a_checkpoint_is_put_right_on_resuming() {
     let ahead = expected.3.iter().filter(|record| record.iteration > 6);
     let mut writer = metrics::Writer::open(&dir.metrics(), 6).expect("writable");
     ahead.for_each(|record| writer.write(record).expect("written"));
+    let unfinished = dir.checkpoints().join(".unfinished-abc");
+    std::fs::write(&unfinished, "half of a checkpoint").expect("written");
     resume(&dir, 7);
-    assert!(dir.best().is_file() && dir.last().is_file());
+    assert!(dir.best().is_file() && dir.last().is_file() && !unfinished.exists());
     resume(&dir, u64::MAX);
     assert_eq!(outcome(&dir), expected);
 }
@@ -131,9 +133,8 @@ fn a_finished_run_has_nothing_left_to_do() {
 #[test]
 fn divergence_ends_a_run_and_keeps_its_last_good_checkpoint() {
     let parent = tempfile::tempdir().expect("a folder");
-    // The second half's learning rate of 5e37 cannot end well.
-    let config = config("schedule = { kind = 'multi-step', milestones = [5], gamma = 1.0 }");
-    let (dir, _) = start(&config, parent.path(), "run", 5);
+    let (dir, _) = start(&config("schedule.kind = 'multi-step'"), parent.path(), "run", 5);
+    // As if the schedule had chosen a learning rate that cannot end well.
     let mut checkpoint = Checkpoint::read(&dir.resume()).expect("readable");
     let wild = Config { lr: 1e37, ..dir.config().expect("valid") };
     checkpoint.config = wild.to_toml().expect("TOML");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use resnet::data::{self, Loader, OpenOptions};
+use resnet::data::Loader;
 use resnet::engine::{Native, NativeOptions};
 use resnet::eval::{Evaluation, evaluate};
 use serde::Serialize;
@@ -76,7 +76,7 @@ fn measure(subject: Subject) -> anyhow::Result<Measurement> {
     let Subject { network, weights, state, data, normalisation } = subject;
     let mut engine = Native::new(&network, &state, NativeOptions::default())
         .with_context(|| format!("{} as {}", weights.display(), network.name))?;
-    let splits = data::open(&data, &OpenOptions { input: network.input })?.fit(network.input)?;
+    let splits = crate::data::open(&data, network.input)?.fit(network.input)?;
     let classes = splits.test.classes();
     anyhow::ensure!(
         network.classes == classes.len(),

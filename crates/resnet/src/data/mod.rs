@@ -29,7 +29,7 @@ pub use augment::Augment;
 pub use fit::fit;
 pub use loader::{Batches, Loader};
 pub use memory::Images;
-pub use open::{OpenOptions, open};
+pub use open::{OpenOptions, names, open};
 pub use preprocess::{Normalizer, Preprocess};
 pub use subset::{Subset, split};
 

@@ -26,6 +26,11 @@ impl Default for OpenOptions<'_> {
     }
 }
 
+/// The data sets that have a name.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    std::iter::once(synthetic::NAME).chain(SOURCES.iter().map(|source| source.name))
+}
+
 /// Opens a data set: a name (`synthetic`; `cifar10`, `cifar100` and `fashion-mnist`, which are downloaded
 /// on first use), or a folder, whose format is recognised from what is in it: CIFAR-10 or CIFAR-100 in
 /// binary or Python layout, MNIST-like IDX files, or folders of PNG and JPEG images named by class.
@@ -43,12 +48,8 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Splits> {
         }
         None if Path::new(spec).is_dir() => open_folder(Path::new(spec), options),
         None => {
-            let names: Vec<&str> = SOURCES.iter().map(|source| source.name).collect();
-            Err(Error::Config(format!(
-                "there is no data set `{spec}`: expected {}, {} or a folder",
-                synthetic::NAME,
-                names.join(", ")
-            )))
+            let names: Vec<&str> = names().collect();
+            Err(Error::Config(format!("there is no data set `{spec}`: expected {} or a folder", names.join(", "))))
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::arch::{Network, initial_state};
 use crate::data::{self, Loader, Normalizer, Splits};
 use crate::engine::{Batch, Engine, OptimizerState};
 use crate::eval::evaluate;
+use crate::files::remove_unfinished;
 use crate::weights::{Metadata, safetensors};
 use crate::{Error, Result, StateDict, Tensor};
 
@@ -104,6 +105,9 @@ impl Run {
             beginning(&config, &network, &data)?
         };
         let (train, test) = loaders(&config, &data, normalizer)?;
+        for folder in [dir.path(), &dir.checkpoints()] {
+            remove_unfinished(folder)?;
+        }
         dir.save_preprocess(&start.preprocess)?;
         Ok(Self { dir, config, network, data, train, test, start, _lock: lock })
     }
@@ -165,6 +169,9 @@ impl Run {
         if first > 0 {
             // The run may have been killed between the checkpoint and what is copied from it.
             self.publish(&self.start.model, &self.start.progress)?;
+        }
+        if self.is_finished() {
+            return Ok(self.start.progress);
         }
         let mut trainer = Trainer {
             scheduler: Scheduler {

@@ -174,7 +174,7 @@ impl RunDir {
     /// # Errors
     /// When one is at it.
     pub(super) fn lock(&self) -> Result<File> {
-        let path = self.path.join("lock");
+        let path = self.path.join(".lock");
         let file = File::create(&path).map_err(Error::io(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
