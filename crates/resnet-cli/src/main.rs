@@ -32,7 +32,7 @@ enum Command {
     Eval(eval::Args),
     Plot(plot::Args),
     Summary(summary::Args),
-    Train(train::Args),
+    Train(Box<train::Args>),
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
