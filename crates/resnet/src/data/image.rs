@@ -1,11 +1,11 @@
 //! Image files: PNG and JPEG, decoded and scaled.
+//!
+//! Scaling is done here rather than by a crate: those that scale well compile for longer than the rest
+//! of this library.
 
 use std::io::Cursor;
 use std::path::Path;
 
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x4;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use resnet_native::Shape;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
@@ -20,11 +20,13 @@ const MAX_FILE_BYTES: u64 = 1 << 28;
 /// Most pixels an image may say it has; larger ones are refused before memory is taken for them.
 const MAX_PIXELS: usize = 100_000_000;
 
-/// Pixels of red, green, blue and a byte that nothing looks at: the scaling kernels like four.
+/// Red, green and blue.
+type Pixel = [u8; 3];
+
 struct Decoded {
     width: usize,
     height: usize,
-    pixels: Vec<U8x4>,
+    pixels: Vec<Pixel>,
 }
 
 /// What is wrong with an image.
@@ -39,10 +41,10 @@ type Wrong<T> = Result<T, String>;
 pub(super) fn read_image(path: &Path, shape: Shape, pixels: &mut [u8]) -> Result<()> {
     let file = read_at_most(path, MAX_FILE_BYTES)?;
     let mut read = || -> Wrong<()> {
-        let scaled = scale(&decode(&file)?, shape.width, shape.height)?;
+        let scaled = scale(&decode(&file)?, shape.width, shape.height);
         for (c, plane) in pixels.chunks_exact_mut(shape.height * shape.width).enumerate() {
-            for (out, &pixel) in plane.iter_mut().zip(scaled.pixels()) {
-                *out = if shape.channels == 1 { luma(pixel) } else { pixel.0[c] };
+            for (out, &pixel) in plane.iter_mut().zip(&scaled) {
+                *out = if shape.channels == 1 { luma(pixel) } else { pixel[c] };
             }
         }
         Ok(())
@@ -101,31 +103,64 @@ fn decode_jpeg(file: &[u8]) -> Wrong<Decoded> {
 }
 
 /// Takes pixels of grey (1), grey and opacity (2), colour (3), or colour and opacity (4).
-fn interleaved(bytes: &[u8], channels: usize) -> Vec<U8x4> {
+fn interleaved(bytes: &[u8], channels: usize) -> Vec<Pixel> {
     let pixels = bytes.chunks_exact(channels);
     if channels < 3 {
-        pixels.map(|pixel| U8x4::new([pixel[0]; 4])).collect()
+        pixels.map(|pixel| [pixel[0]; 3]).collect()
     } else {
-        pixels.map(|pixel| U8x4::new([pixel[0], pixel[1], pixel[2], 0])).collect()
+        pixels.map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
     }
 }
 
 /// ITU-R BT.601, as Pillow's conversion to grey.
-fn luma(pixel: U8x4) -> u8 {
-    let weighted = [19595, 38470, 7471].iter().zip(pixel.0).map(|(weight, value)| weight * u32::from(value));
+fn luma(pixel: Pixel) -> u8 {
+    let weighted = [19595, 38470, 7471].iter().zip(pixel).map(|(weight, value)| weight * u32::from(value));
     ((weighted.sum::<u32>() + 0x8000) >> 16) as u8
 }
 
-fn scale(image: &Decoded, width: usize, height: usize) -> Wrong<TypedImage<'static, U8x4>> {
-    let extent = |n: usize| u32::try_from(n).map_err(|_| format!("an extent of {n} pixels is too large"));
-    let source = TypedImageRef::new(extent(image.width)?, extent(image.height)?, &image.pixels);
-    let source = source.map_err(|error| error.to_string())?;
-    let mut scaled = TypedImage::new(extent(width)?, extent(height)?);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .fit_into_destination(Some((0.5, 0.5)))
-        .use_alpha(false);
-    // Typed, because the untyped call compiles the kernels of all thirteen pixel types.
-    Resizer::new().resize_typed(&source, &mut scaled, &options).map_err(|error| error.to_string())?;
-    Ok(scaled)
+/// Scales the largest centred part of the aspect ratio of the target: along rows, then along columns.
+fn scale(image: &Decoded, width: usize, height: usize) -> Vec<Pixel> {
+    let ratio = (image.width as f64 / width as f64).min(image.height as f64 / height as f64);
+    let across = taps(image.width, width, ratio);
+    let down = taps(image.height, height, ratio);
+    let mut narrow = Vec::with_capacity(image.height * width);
+    for row in image.pixels.chunks_exact(image.width) {
+        narrow.extend(across.iter().map(|taps| taps.mix(|x| row[x].map(f32::from))));
+    }
+    let column = |taps: &Taps, x| taps.mix(|y| narrow[y * width + x]).map(|value| value.round() as u8);
+    down.iter().flat_map(|taps| (0..width).map(move |x| column(taps, x))).collect()
+}
+
+/// The input pixels that make one output pixel.
+struct Taps {
+    first: usize,
+    weights: Vec<f32>,
+}
+
+impl Taps {
+    fn mix(&self, input: impl Fn(usize) -> [f32; 3]) -> [f32; 3] {
+        let mut sum = [0.0; 3];
+        for (offset, weight) in self.weights.iter().enumerate() {
+            for (sum, value) in sum.iter_mut().zip(input(self.first + offset)) {
+                *sum += weight * value;
+            }
+        }
+        sum
+    }
+}
+
+/// The weights of a triangle that is as wide as two output pixels (or two input pixels, when enlarging),
+/// for `outputs` pixels of `ratio` input pixels each from the middle of `inputs`.
+fn taps(inputs: usize, outputs: usize, ratio: f64) -> Vec<Taps> {
+    let start = (inputs as f64 - ratio * outputs as f64) / 2.0;
+    let support = ratio.max(1.0);
+    let tap = |output: usize| {
+        let centre = start + (output as f64 + 0.5) * ratio;
+        let first = ((centre - support).floor().max(0.0) as usize).min(inputs - 1);
+        let end = ((centre + support).ceil().max(0.0) as usize).clamp(first + 1, inputs);
+        let weight = |input: usize| (1.0 - (input as f64 + 0.5 - centre).abs() / support).max(0.0);
+        let total: f64 = (first..end).map(weight).sum();
+        Taps { first, weights: (first..end).map(|input| (weight(input) / total) as f32).collect() }
+    };
+    (0..outputs).map(tap).collect()
 }
