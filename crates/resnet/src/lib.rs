@@ -17,3 +17,8 @@ pub mod weights;
 
 pub use error::{Error, Result};
 pub use state::{StateDict, StateMismatch, Tensor};
+
+/// The README's example is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
