@@ -1,6 +1,7 @@
 //! The `resnet` command: one line in `run` for each thing it does.
 
 mod bench;
+mod convert;
 mod data;
 mod eval;
 mod network;
@@ -29,6 +30,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Convert(convert::Args),
     Eval(eval::Args),
     Plot(plot::Args),
     Summary(summary::Args),
@@ -39,6 +41,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match command {
         Command::Bench(args) => bench::run(&args).map(done),
+        Command::Convert(args) => convert::run(&args).map(done),
         Command::Eval(args) => eval::run(&args).map(done),
         Command::Plot(args) => plot::run(&args).map(done),
         Command::Summary(args) => summary::run(&args).map(done),

@@ -38,7 +38,7 @@ pub fn read(path: &Path, graph: Option<&Graph>) -> Result<Weights> {
     let mut start = Vec::new();
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
     file.take(9).read_to_end(&mut start).map_err(Error::io(path))?;
-    let Weights { state, metadata } = if safetensors::recognise(&start) {
+    let found = if safetensors::recognise(&start) {
         safetensors::read(path)?
     } else if pytorch::recognise(&start) {
         Weights { state: pytorch::read(path)?, metadata: Metadata::new() }
@@ -46,7 +46,7 @@ pub fn read(path: &Path, graph: Option<&Graph>) -> Result<Weights> {
         let message = "expected weights: a safetensors file, or one of PyTorch (.pth, .pt, .th)";
         return Err(Error::format(path, message));
     };
-    let state = rename(path, state)?;
+    let Weights { state, metadata } = network_of(path, found)?;
     let state = match graph {
         Some(graph) => fit(state, graph)?,
         None => state,
@@ -54,8 +54,9 @@ pub fn read(path: &Path, graph: Option<&Graph>) -> Result<Weights> {
     Ok(Weights { state, metadata })
 }
 
-/// The network's tensors under their canonical names.
-fn rename(path: &Path, state: StateDict) -> Result<StateDict> {
+/// The network's tensors under their canonical names. What a file with more in it says about itself,
+/// like a checkpoint about its training, is not about them.
+fn network_of(path: &Path, Weights { state, metadata }: Weights) -> Result<Weights> {
     let nest = names::nest_of(&state.iter().map(|(name, _)| name).collect::<Vec<_>>());
     let mut renamed = StateDict::new();
     for (name, tensor) in state {
@@ -64,7 +65,10 @@ fn rename(path: &Path, state: StateDict) -> Result<StateDict> {
             return Err(Error::format(path, format!("more than one tensor stands for '{canonical}'")));
         }
     }
-    Ok(renamed)
+    if renamed.is_empty() {
+        return Err(Error::format(path, "it holds no weights"));
+    }
+    Ok(Weights { state: renamed, metadata: if nest.is_empty() { metadata } else { Metadata::new() } })
 }
 
 /// The state in the order of `graph`, once it is known to fit.
