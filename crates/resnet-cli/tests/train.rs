@@ -168,8 +168,11 @@ mod stopped {
         }
     }
 
-    /// Weights and measurements, without the time they took.
-    fn outcome(dir: &Path) -> (Vec<u8>, Vec<u8>, Vec<(u64, f64, Option<metrics::TestRecord>)>) {
+    /// Last and best weights, and the measurements without the time they took.
+    type Outcome = (Vec<u8>, Vec<u8>, Vec<(u64, f64, Option<metrics::TestRecord>)>);
+
+    /// What a run came to.
+    fn outcome(dir: &Path) -> Outcome {
         let dir = RunDir::open(dir).unwrap();
         let records = metrics::read(&dir.metrics()).unwrap();
         let measured = records.iter().map(|record| (record.iteration, record.train_loss, record.test)).collect();
@@ -177,7 +180,7 @@ mod stopped {
     }
 
     /// A run that nothing disturbs.
-    fn undisturbed(folder: &Path) -> (Vec<u8>, Vec<u8>, Vec<(u64, f64, Option<metrics::TestRecord>)>) {
+    fn undisturbed(folder: &Path) -> Outcome {
         tiny(folder, &["--out=undisturbed", "--name=run"]).assert().success();
         outcome(&folder.join("undisturbed/run"))
     }
