@@ -99,7 +99,7 @@ fn the_printed_settings_give_the_same_settings() {
     }
     std::fs::write(folder.path().join("mine.toml"), &text).unwrap();
     assert_eq!(print(&["--config=mine.toml"]), text);
-    assert!(print(&["--config=mine.toml", "--lr=0.5", "plain20", "--set=optimizer.kind=adam"]).contains("lr = 0.5"));
+    assert!(print(&["--config=mine.toml", "--lr=0.5", "resnet20", "--set=optimizer.kind=adam"]).contains("lr = 0.5"));
     assert!(!folder.path().join("runs").exists());
 }
 
@@ -168,18 +168,25 @@ mod stopped {
         }
     }
 
-    /// Last and best weights, and the measurements without the time they took.
-    type Outcome = (Vec<u8>, Vec<u8>, Vec<(u64, f64, Option<metrics::TestRecord>)>);
+    /// Weights and measurements, without the time they took.
+    #[derive(Debug, PartialEq)]
+    struct Outcome {
+        last: Vec<u8>,
+        best: Vec<u8>,
+        measured: Vec<(u64, f64, Option<metrics::TestRecord>)>,
+    }
 
-    /// What a run came to.
     fn outcome(dir: &Path) -> Outcome {
         let dir = RunDir::open(dir).unwrap();
         let records = metrics::read(&dir.metrics()).unwrap();
-        let measured = records.iter().map(|record| (record.iteration, record.train_loss, record.test)).collect();
-        (std::fs::read(dir.last()).unwrap(), std::fs::read(dir.best()).unwrap(), measured)
+        Outcome {
+            last: std::fs::read(dir.last()).unwrap(),
+            best: std::fs::read(dir.best()).unwrap(),
+            measured: records.iter().map(|record| (record.iteration, record.train_loss, record.test)).collect(),
+        }
     }
 
-    /// A run that nothing disturbs.
+    /// How a run ends that nothing disturbs.
     fn undisturbed(folder: &Path) -> Outcome {
         tiny(folder, &["--out=undisturbed", "--name=run"]).assert().success();
         outcome(&folder.join("undisturbed/run"))
@@ -213,7 +220,7 @@ mod stopped {
         while iteration(&dir) < ITERATIONS {
             let last = iteration(&dir);
             let mut child = spawn(folder.path(), &dir);
-            wait_beyond(&mut child, &dir, last);
+            wait_beyond(&mut child, &dir, last + 2);
             let moment = Instant::now() + Duration::from_micros(2500) * killed;
             while Instant::now() < moment {
                 std::hint::spin_loop();
