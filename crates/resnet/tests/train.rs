@@ -162,6 +162,8 @@ fn a_run_resumes_with_its_own_settings_and_data_only() {
     };
     let refused = |data| Run::resume(dir.clone(), data, None).err().expect("refused").to_string();
     assert!(refused(fewer_classes).contains("10 classes"), "classes");
+    let fewer_images = synthetic::splits(0, 30, 20).expect("in memory");
+    assert!(refused(fewer_images).contains("36 images of synthetic, now there are 30"), "images");
 
     let text = std::fs::read_to_string(dir.config_file()).expect("readable");
     std::fs::write(dir.config_file(), text.replace("lr = 0.05", "lr = 0.06")).expect("written");

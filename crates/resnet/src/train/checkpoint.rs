@@ -66,6 +66,8 @@ pub struct Checkpoint {
     pub progress: Progress,
     /// The run's settings, in TOML.
     pub config: String,
+    /// Number of images it learns from.
+    pub train_images: usize,
 }
 
 /// What is stored as text beside the tensors.
@@ -74,6 +76,7 @@ struct Training {
     progress: Progress,
     optimizer_step: u64,
     config: String,
+    train_images: usize,
 }
 
 /// The metadata entry of [`Training`]; marks the file as a checkpoint.
@@ -93,6 +96,7 @@ impl Checkpoint {
             progress: self.progress.clone(),
             optimizer_step: self.optimizer.step,
             config: self.config.clone(),
+            train_images: self.train_images,
         };
         let json = serde_json::to_string(&training).map_err(|error| Error::format(path, error.to_string()))?;
         let prefixed = |prefix: &'static str, state: &StateDict| {
@@ -124,6 +128,7 @@ impl Checkpoint {
             preprocess: StateDict::new(),
             progress: training.progress,
             config: training.config,
+            train_images: training.train_images,
         };
         for (name, tensor) in state {
             let known = [Normalizer::MEAN, Normalizer::STD].contains(&name.as_str());
@@ -162,6 +167,7 @@ mod tests {
                 since_record: Sums { images: 256, correct: 100, loss: 1.0 / 3.0, seconds: 0.7 },
             },
             config: "lr = 0.1\n".into(),
+            train_images: 50_000,
         }
     }
 

@@ -99,6 +99,11 @@ impl Run {
             let start = Checkpoint::read(&path)?;
             same_settings(&start.config, &config)
                 .map_err(|error| Error::format(dir.config_file(), error.to_string()))?;
+            if start.train_images != data.train.len() {
+                let (then, now) = (start.train_images, data.train.len());
+                let message = format!("the run was learning from {then} images of {}, now there are {now}", data.name);
+                return Err(Error::format(path, message));
+            }
             let normalizer = Normalizer::from_state(network.input, &start.preprocess)?;
             (start, normalizer)
         } else {
@@ -247,6 +252,7 @@ fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Check
         preprocess: normalizer.state(),
         progress: Progress::default(),
         config: config.to_toml()?,
+        train_images: data.train.len(),
     };
     Ok((start, normalizer))
 }
@@ -379,6 +385,7 @@ impl Trainer<'_> {
             progress: self.progress.clone(),
             preprocess: self.run.start.preprocess.clone(),
             config: self.run.start.config.clone(),
+            train_images: self.run.start.train_images,
         };
         checkpoint.write(&self.run.dir.resume())?;
         self.run.publish(&checkpoint.model, &checkpoint.progress)?;
