@@ -225,12 +225,16 @@ fn stroke(canvas: &mut Canvas, pen: &mut Pen) {
 
 fn draw(figure: Figure, mut pen: Pen, image: &mut [u8]) {
     let mut canvas = background(&mut pen);
-    for _ in 0..4 {
+    // Between none and many: the easy images are where a network finds out what to look for.
+    let strokes = pen.uniform(0.0, 5.0) as usize;
+    for _ in 0..strokes {
         stroke(&mut canvas, &mut pen);
     }
     draw_figure(figure, &mut canvas, &mut pen);
-    stroke(&mut canvas, &mut pen);
-    let noise = pen.uniform(8.0, 24.0);
+    if pen.uniform(0.0, 1.0) < 0.5 {
+        stroke(&mut canvas, &mut pen);
+    }
+    let noise = pen.uniform(0.0, 20.0);
     for (c, plane) in image.chunks_exact_mut(SIDE * SIDE).enumerate() {
         for (target, pixel) in plane.iter_mut().zip(canvas.as_flattened()) {
             *target = (pixel[c] + noise * pen.noise()).round_ties_even() as u8;
@@ -254,7 +258,7 @@ fn background(pen: &mut Pen) -> Canvas {
 }
 
 fn draw_figure(figure: Figure, canvas: &mut Canvas, pen: &mut Pen) {
-    let radius = pen.uniform(6.5, 11.0);
+    let radius = pen.uniform(7.0, 11.0);
     let centre = pen.position(11.0);
     let axis = pen.direction();
     let [x, y] = centre.map(|at| at as usize);
@@ -263,7 +267,7 @@ fn draw_figure(figure: Figure, canvas: &mut Canvas, pen: &mut Pen) {
     let colour = loop {
         let colour = pen.colour();
         let contrast: f32 = colour.iter().zip(behind).map(|(a, b)| (a - b).abs()).sum();
-        if contrast > 140.0 {
+        if contrast > 150.0 {
             break colour;
         }
     };
