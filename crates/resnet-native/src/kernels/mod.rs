@@ -1,9 +1,9 @@
 //! The arithmetic, once for each instruction set.
 //!
-//! [`frame`] holds the algorithms, generic over a vector type; `portable`, `avx2` and `avx512` hold a
+//! `frame` holds the algorithms, generic over a vector type; `portable`, `avx2` and `avx512` hold a
 //! vector type each and choose the blocking that fits its registers. [`select`] is the one place that
 //! picks. A kernel works on one *band*: consecutive rows of one group of images (see
-//! [`layout`](crate::layout)); cutting a tensor into bands and running them on threads is the plan's.
+//! `layout`); cutting a tensor into bands and running them on threads is the plan's.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
