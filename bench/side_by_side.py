@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def machine():
 def table(results, args):
     medians = {name: [statistics.median(job) for job in zip(*rounds)] for name, rounds in results.items()}
     base = medians[BASELINE]
-    command = f"python3 bench/side_by_side.py --depth {args.depth} --batch {args.batch} --rounds {args.rounds}"
+    command = shlex.join(["python3", "bench/side_by_side.py", *sys.argv[1:]])
     lines = [
         f"ResNet-{args.depth}, batch {args.batch}, {args.threads} threads, median of {args.rounds} rounds,",
         f"{time.strftime('%Y-%m-%d')}; {machine()}.",
