@@ -217,7 +217,6 @@ impl Executor {
             _ => None,
         };
         let channels = layer.output.channels;
-        let sums_len = if pivot.is_some() { 2 * channels } else { 0 };
         self.sums.clear();
         self.sums.resize(bands.count * 2 * channels, 0.0);
         let reads = [bands.whole(step.input, layer.input)];
@@ -235,7 +234,7 @@ impl Executor {
                 output: &mut *output,
                 out_channels: channels,
                 accumulate: false,
-                moments: pivot.map(|pivot| Moments { pivot, sums: &mut sums[..sums_len], images: band.images }),
+                moments: pivot.map(|pivot| Moments { pivot, sums, images: band.images }),
             });
             if let Some(bias) = &layer.bias {
                 add_bias(&weights.parameters[bias.clone()], output);
