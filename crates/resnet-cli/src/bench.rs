@@ -3,15 +3,17 @@
 use std::time::{Duration, Instant};
 
 use resnet::arch::{Network, initial_state};
-use resnet::engine::{Batch, Engine, Loss, Native, NativeOptions, Update};
+use resnet::engine::{Batch, Engine, Loss, Native, NativeOptions, Precision, Update};
 use serde::Serialize;
 
 use crate::network::NetworkArgs;
+use crate::precision::PrecisionArg;
 use crate::terminal::{print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
   resnet bench resnet20
+  resnet bench resnet20 --precision f32
   resnet bench resnet56 --batch 64 --threads 1 --json
   RESNET_ISA=avx2 resnet bench resnet20
 
@@ -31,6 +33,9 @@ pub struct Args {
     /// Threads; one a core by default
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
     threads: u16,
+    /// Precision [default: what train takes on this machine]
+    #[arg(long, value_name = "NAME")]
+    precision: Option<PrecisionArg>,
     /// Seconds to measure training, and again inference
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
@@ -66,7 +71,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         args.seconds
     );
     let network = args.network.build(&args.model)?;
-    let options = NativeOptions { threads: args.threads.into() };
+    let precision = args.precision.map_or_else(Precision::fastest, Precision::from);
+    let options = NativeOptions { threads: args.threads.into(), precision };
     let mut engine = Native::new(&network, &initial_state(&network, 0)?, options)?;
     let batch = random_batch(&network, args.batch as usize);
     let duration = Duration::from_secs_f64(args.seconds);

@@ -6,6 +6,7 @@ mod data;
 mod eval;
 mod network;
 mod plot;
+mod precision;
 mod preprocess;
 mod progress;
 mod summary;

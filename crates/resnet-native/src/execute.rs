@@ -6,11 +6,12 @@
 use rayon::prelude::*;
 
 use crate::arena::{Arena, Buffer};
-use crate::graph::Shape;
+use crate::graph::{Graph, NodeId, Shape};
 use crate::kernels::{
-    ConvBand, ConvWeightsBand, Direction, Kernels, Moments, Normalize, NormalizeBackward, NormalizeReduce, pack_weights,
+    ConvBand, ConvWeightsBand, Images, KernelSet, Kernels, Moments, Normalize, NormalizeBackward, NormalizeReduce, Pad,
+    Pool,
 };
-use crate::layout::{GROUP, band_rows, group_len, groups, images_in_group, pack_group, unpack_group};
+use crate::layout::{GROUP, HALF, Layout, band_rows, groups, images_in_group};
 use crate::plan::{Backward, Forward, InputGradient, Mode, Plan};
 use crate::program::{ConvLayer, Layer, NormLayer, Program};
 
@@ -37,7 +38,7 @@ pub struct Executor {
     norms: Vec<NormValues>,
     /// Partial sums of batch norm, `[band][channel][2]`.
     sums: Vec<f64>,
-    /// Partial gradients of a convolution by its weights, `[band][weights]`.
+    /// Partial gradients of a convolution by its weights, `[band][part]`, and behind them their sum.
     partials: Vec<f32>,
 }
 
@@ -56,26 +57,33 @@ pub struct Weights<'a> {
     /// The program.
     pub program: &'a Program,
     /// The kernels.
-    pub kernels: &'a dyn Kernels,
+    pub kernels: KernelSet,
     /// Flat parameters.
     pub parameters: &'a [f32],
     /// Packed weights of all convolutions.
     pub packed: &'a [f32],
 }
 
+impl Weights<'_> {
+    /// The kernels of the convolutional part.
+    fn body(&self) -> &'static dyn Kernels {
+        self.kernels.body
+    }
+}
+
 /// Packs the weights of every convolution both ways.
-pub fn pack_all(program: &Program, block: usize, parameters: &[f32], packed: &mut [f32]) {
+pub fn pack_all(program: &Program, kernels: KernelSet, parameters: &[f32], packed: &mut [f32]) {
     let mut rest = packed;
     let mut jobs = Vec::with_capacity(2 * program.convs.len());
     for conv in &program.convs {
         let (forward, tail) = rest.split_at_mut(conv.packed_forward.len());
         let (backward, tail) = tail.split_at_mut(conv.packed_backward.len());
         rest = tail;
-        jobs.push((conv, Direction::Forward, forward));
-        jobs.push((conv, Direction::Backward, backward));
+        jobs.push((conv, &conv.forward, forward));
+        jobs.push((conv, &conv.backward, backward));
     }
-    jobs.into_par_iter().for_each(|(conv, direction, packed)| {
-        pack_weights(&parameters[conv.weight.clone()], conv.extents(), direction, block, packed);
+    jobs.into_par_iter().for_each(|(conv, gather, packed)| {
+        kernels.of(conv.layout).pack_weights(gather, &parameters[conv.weight.clone()], packed);
     });
 }
 
@@ -103,28 +111,30 @@ impl Executor {
     }
 
     /// Lays images `[images][channels][height][width]` out.
-    pub fn load_images(&mut self, shape: Shape, pixels: &[f32]) {
-        let buffer = self.plan.input.first(groups(pixels.len() / shape.len()) * group_len(shape));
-        let (_, [input]) = self.arena.borrow([], [buffer]);
-        let groups = input.par_chunks_mut(group_len(shape)).zip(pixels.par_chunks(GROUP * shape.len()));
-        groups.for_each(|(group, pixels)| pack_group(pixels, shape, group));
+    pub fn load_images(&mut self, program: &Program, kernels: KernelSet, pixels: &[f32]) {
+        let image_len = program.stem.input().len();
+        let tensor = Tensor::of(program, Graph::INPUT);
+        let (_, [input]) = self.arena.borrow([], [tensor.whole(self.plan.input, pixels.len() / image_len)]);
+        let groups = input.par_chunks_mut(tensor.group_len()).zip(pixels.par_chunks(GROUP * image_len));
+        groups.for_each(|(group, images)| kernels.body.load_images(Images { images, conv: &program.stem, group }));
     }
 
     /// The logits of the last forward pass, `[images][classes]`.
     pub fn logits(&mut self, shape: Shape, images: usize, logits: &mut [f32]) {
-        let buffer = self.plan.logits.first(groups(images) * group_len(shape));
-        let groups = self.arena.read(buffer).chunks_exact(group_len(shape));
+        let tensor = Tensor::head(shape);
+        let groups = self.arena.read(tensor.whole(self.plan.logits, images)).chunks_exact(tensor.group_len());
         for (group, logits) in groups.zip(logits.chunks_mut(GROUP * shape.len())) {
-            unpack_group(group, shape, logits);
+            tensor.layout.unpack_group(group, shape, logits);
         }
     }
 
     /// Puts the gradient of the logits, `[images][classes]`, where the backward pass starts.
     pub fn load_logits_gradient(&mut self, shape: Shape, gradient: &[f32]) {
+        let tensor = Tensor::head(shape);
         let buffer = self.plan.logits_gradient.expect("a plan for training");
         let (_, [groups]) = self.arena.borrow([], [buffer]);
-        for (group, gradient) in groups.chunks_exact_mut(group_len(shape)).zip(gradient.chunks(GROUP * shape.len())) {
-            pack_group(gradient, shape, group);
+        for (group, gradient) in groups.chunks_exact_mut(tensor.group_len()).zip(gradient.chunks(GROUP * shape.len())) {
+            tensor.layout.pack_group(gradient, shape, group);
         }
     }
 
@@ -142,14 +152,17 @@ impl Executor {
                 Layer::Conv { conv, .. } => self.conv(weights, conv, &step, images, &mut statistics),
                 Layer::Norm { norm, relu, .. } => self.normalize(weights, norm, relu, &step, images),
                 Layer::Pad { stride, input, output } => {
-                    let (from, to) = (program.shapes[input], program.shapes[output]);
-                    self.by_group(images, (step.input, from), (step.output, to), |input, output| {
-                        pad(input, from, output, to, stride);
+                    let (narrow, wide) = (Tensor::of(program, input), Tensor::of(program, output));
+                    self.by_group(images, (step.input, narrow), (step.output, wide), |input, output| {
+                        let (narrow, wide) = (narrow.shape, wide.shape);
+                        weights.body().pad(Pad { narrow, wide, stride, input, output });
                     });
                 }
                 Layer::Pool { input, output } => {
-                    let (from, to) = (program.shapes[input], program.shapes[output]);
-                    self.by_group(images, (step.input, from), (step.output, to), pool);
+                    let (from, to) = (Tensor::of(program, input), Tensor::of(program, output));
+                    self.by_group(images, (step.input, from), (step.output, to), |input, output| {
+                        weights.body().pool(Pool { shape: from.shape, input, output });
+                    });
                 }
             }
         }
@@ -162,7 +175,7 @@ impl Executor {
             match self.plan.backward[index] {
                 Backward::Conv { conv, input, output_gradient, input_gradient } => {
                     let layer = &program.convs[conv];
-                    self.conv_weights(weights.kernels, layer, input, output_gradient, images, gradients);
+                    self.conv_weights(weights, layer, (input, output_gradient), images, gradients);
                     if let Some(target) = input_gradient {
                         self.conv_input(weights, layer, output_gradient, target, images);
                     }
@@ -172,15 +185,18 @@ impl Executor {
                     self.normalize_backward(weights, norm, buffers, images, gradients);
                 }
                 Backward::Pad { stride, input, output, output_gradient, input_gradient } => {
-                    let (to, from) = (program.shapes[input], program.shapes[output]);
-                    self.by_group(images, (output_gradient, from), (input_gradient, to), |gradient, output| {
-                        pad_backward(gradient, from, output, to, stride);
+                    let (narrow, wide) = (Tensor::of(program, input), Tensor::of(program, output));
+                    self.by_group(images, (output_gradient, wide), (input_gradient, narrow), |input, output| {
+                        let (narrow, wide) = (narrow.shape, wide.shape);
+                        weights.body().pad_backward(Pad { narrow, wide, stride, input, output });
                     });
                 }
                 Backward::Pool { input, output_gradient, input_gradient } => {
-                    let to = program.shapes[input];
-                    let from = Shape::new(to.channels, 1, 1);
-                    self.by_group(images, (output_gradient, from), (input_gradient, to), pool_backward);
+                    let to = Tensor::of(program, input);
+                    let from = Tensor::head(Shape::new(to.shape.channels, 1, 1));
+                    self.by_group(images, (output_gradient, from), (input_gradient, to), |input, output| {
+                        weights.body().pool_backward(Pool { shape: to.shape, input, output });
+                    });
                 }
             }
         }
@@ -190,14 +206,12 @@ impl Executor {
     fn by_group(
         &mut self,
         images: usize,
-        (input, from): (Buffer, Shape),
-        (output, to): (Buffer, Shape),
+        (input, from): (Buffer, Tensor),
+        (output, to): (Buffer, Tensor),
         kernel: impl Fn(&[f32], &mut [f32]) + Sync,
     ) {
-        let count = groups(images);
-        let reads = [input.first(count * group_len(from))];
-        let ([input], [output]) = self.arena.borrow(reads, [output.first(count * group_len(to))]);
-        let groups = output.par_chunks_mut(group_len(to)).zip(input.par_chunks(group_len(from)));
+        let ([input], [output]) = self.arena.borrow([from.whole(input, images)], [to.whole(output, images)]);
+        let groups = output.par_chunks_mut(to.group_len()).zip(input.par_chunks(from.group_len()));
         groups.for_each(|(output, input)| kernel(input, output));
     }
 
@@ -210,29 +224,29 @@ impl Executor {
         statistics: &mut Statistics<'_>,
     ) {
         let layer = &weights.program.convs[conv];
-        let bands = Bands::new(layer.output, images);
+        let kernels = weights.kernels.of(layer.layout);
+        let (from, to) = (Tensor::read_by(layer), Tensor::written_by(layer));
+        let bands = Bands::new(to, images);
         let norm = layer.norm.map(|norm| &weights.program.norms[norm]);
         let pivot = match (norm, &*statistics) {
             (Some(norm), Statistics::Batch(running)) => Some(&running[norm.running_mean.clone()]),
             _ => None,
         };
-        let channels = layer.output.channels;
+        let channels = layer.conv.outputs;
         self.sums.clear();
         self.sums.resize(bands.count * 2 * channels, 0.0);
-        let reads = [bands.whole(step.input, layer.input)];
-        let ([input], [output]) = self.arena.borrow(reads, [bands.whole(step.output, layer.output)]);
-        let input_len = group_len(layer.input);
+        let reads = [from.whole(step.input, images)];
+        let ([input], [output]) = self.arena.borrow(reads, [to.whole(step.output, images)]);
+        let input_len = from.group_len();
         let jobs = output.par_chunks_mut(bands.len).zip(self.sums.par_chunks_mut(2 * channels)).enumerate();
         jobs.for_each(|(index, (output, sums))| {
             let band = bands.at(index);
-            weights.kernels.conv(ConvBand {
+            kernels.conv(ConvBand {
                 gather: &layer.forward,
                 rows: band.rows,
                 input: &input[band.group * input_len..][..input_len],
-                in_channels: layer.input.channels,
                 weights: &weights.packed[layer.packed_forward.clone()],
                 output: &mut *output,
-                out_channels: channels,
                 accumulate: false,
                 moments: pivot.map(|pivot| Moments { pivot, sums, images: band.images }),
             });
@@ -242,22 +256,23 @@ impl Executor {
         });
         if let (Some(index), Some(norm), Statistics::Batch(running)) = (layer.norm, norm, statistics) {
             let totals = add_up(&self.sums, 2 * channels);
-            let count = images * layer.output.height * layer.output.width;
+            let count = images * to.pixels();
             self.norms[index].use_batch(norm, weights.parameters, &totals, count, running);
         }
     }
 
     fn normalize(&mut self, weights: Weights<'_>, norm: usize, relu: bool, step: &Forward, images: usize) {
-        let shape = weights.program.norms[norm].shape;
-        let bands = Bands::new(shape, images);
+        let tensor = Tensor { shape: weights.program.norms[norm].shape, layout: weights.body().layout() };
+        let bands = Bands::new(tensor, images);
         let values = &self.norms[norm];
-        let residual = step.residual.unwrap_or(step.input);
-        let reads = [bands.whole(step.input, shape), bands.whole(residual, shape)];
-        let ([input, residual], [output]) = self.arena.borrow(reads, [bands.whole(step.output, shape)]);
+        let whole = |buffer| tensor.whole(buffer, images);
+        let reads = [whole(step.input), whole(step.residual.unwrap_or(step.input))];
+        let ([input, residual], [output]) = self.arena.borrow(reads, [whole(step.output)]);
         let jobs =
             output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len)).zip(residual.par_chunks(bands.len));
         jobs.enumerate().for_each(|(index, ((output, input), residual))| {
-            weights.kernels.normalize(Normalize {
+            weights.body().normalize(Normalize {
+                shape: tensor.shape,
                 input,
                 residual: step.residual.is_some().then_some(residual),
                 output,
@@ -278,10 +293,12 @@ impl Executor {
         gradients: &mut [f32],
     ) {
         let layer = &weights.program.norms[norm];
-        let bands = Bands::new(layer.shape, images);
+        let tensor = Tensor { shape: layer.shape, layout: weights.body().layout() };
+        let shape = tensor.shape;
+        let bands = Bands::new(tensor, images);
         let values = &self.norms[norm];
-        let channels = layer.shape.channels;
-        let whole = |buffer| bands.whole(buffer, layer.shape);
+        let channels = shape.channels;
+        let whole = |buffer| tensor.whole(buffer, images);
         self.sums.clear();
         self.sums.resize(bands.count * 2 * channels, 0.0);
         let reads = [whole(buffers.input), whole(buffers.rectified.unwrap_or(buffers.input))];
@@ -289,7 +306,8 @@ impl Executor {
         let jobs = gradient.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
         let jobs = jobs.zip(rectified.par_chunks(bands.len)).zip(self.sums.par_chunks_mut(2 * channels));
         jobs.for_each(|(((gradient, input), rectified), sums)| {
-            weights.kernels.normalize_reduce(NormalizeReduce {
+            weights.body().normalize_reduce(NormalizeReduce {
+                shape,
                 gradient,
                 rectified: buffers.rectified.is_some().then_some(rectified),
                 input,
@@ -299,7 +317,7 @@ impl Executor {
             });
         });
         let totals = add_up(&self.sums, 2 * channels);
-        let count = images * layer.shape.height * layer.shape.width;
+        let count = images * tensor.pixels();
         let factors = values.backward_factors(&weights.parameters[layer.weight.clone()], &totals, count);
         for (channel, sums) in totals.chunks_exact(2).enumerate() {
             gradients[layer.bias.start + channel] = sums[0] as f32;
@@ -312,7 +330,7 @@ impl Executor {
         jobs.enumerate().for_each(|(index, ((output, input), gradient))| {
             let [a, b, c] = &factors;
             let images = bands.at(index).images;
-            weights.kernels.normalize_backward(NormalizeBackward { gradient, input, output, a, b, c, images });
+            weights.body().normalize_backward(NormalizeBackward { shape, gradient, input, output, a, b, c, images });
         });
     }
 
@@ -324,20 +342,20 @@ impl Executor {
         target: InputGradient,
         images: usize,
     ) {
-        let bands = Bands::new(layer.input, images);
-        let reads = [bands.whole(gradient, layer.output)];
-        let ([gradient], [output]) = self.arena.borrow(reads, [bands.whole(target.buffer, layer.input)]);
-        let gradient_len = group_len(layer.output);
+        let kernels = weights.kernels.of(layer.layout);
+        let (from, to) = (Tensor::written_by(layer), Tensor::read_by(layer));
+        let bands = Bands::new(to, images);
+        let reads = [from.whole(gradient, images)];
+        let ([gradient], [output]) = self.arena.borrow(reads, [to.whole(target.buffer, images)]);
+        let gradient_len = from.group_len();
         output.par_chunks_mut(bands.len).enumerate().for_each(|(index, output)| {
             let band = bands.at(index);
-            weights.kernels.conv(ConvBand {
+            kernels.conv(ConvBand {
                 gather: &layer.backward,
                 rows: band.rows,
                 input: &gradient[band.group * gradient_len..][..gradient_len],
-                in_channels: layer.output.channels,
                 weights: &weights.packed[layer.packed_backward.clone()],
                 output,
-                out_channels: layer.input.channels,
                 accumulate: target.accumulate,
                 moments: None,
             });
@@ -346,36 +364,40 @@ impl Executor {
 
     fn conv_weights(
         &mut self,
-        kernels: &dyn Kernels,
+        weights: Weights<'_>,
         layer: &ConvLayer,
-        input: Buffer,
-        output_gradient: Buffer,
+        (input, output_gradient): (Buffer, Buffer),
         images: usize,
         gradients: &mut [f32],
     ) {
-        let weight_len = layer.weight.len();
-        let pixels = groups(images) * layer.output.height * layer.output.width;
-        let most = BANDS.min(pixels.div_ceil(WEIGHT_BAND_PIXELS)).min(MAX_PARTIAL_LEN / weight_len);
-        let bands = Bands::with_count(layer.output, images, most);
-        let parts = output_parts(layer.output.channels, BANDS.div_ceil(bands.count));
-        let part = layer.output.channels / parts;
-        if self.partials.len() < bands.count * weight_len {
-            self.partials.resize(bands.count * weight_len, 0.0);
-        }
-        let partials = &mut self.partials[..bands.count * weight_len];
-        let reads = [bands.whole(input, layer.input), bands.whole(output_gradient, layer.output)];
+        let (kernels, conv) = (weights.kernels.of(layer.layout), &layer.conv);
+        let (from, to) = (Tensor::read_by(layer), Tensor::written_by(layer));
+        let (len, per_band) = (kernels.gradient_len(conv), layer.layout.weight_groups());
+        let sets = groups(images).div_ceil(per_band);
+        let most = BANDS.min((sets * to.pixels()).div_ceil(WEIGHT_BAND_PIXELS)).min(MAX_PARTIAL_LEN / len);
+        let rows = band_rows(to.shape.height, sets, most);
+        let bands_a_set = to.shape.height / rows;
+        let bands = sets * bands_a_set;
+        let parts = if layer.layout.cuts_outputs() { output_parts(conv.outputs, BANDS.div_ceil(bands)) } else { 1 };
+        let part = conv.outputs / parts;
+        self.partials.resize(self.partials.len().max((bands + 1) * len), 0.0);
+        let (partials, summed) = self.partials.split_at_mut(bands * len);
+        let reads = [from.whole(input, images), to.whole(output_gradient, images)];
         let ([input, output_gradient], []) = self.arena.borrow(reads, []);
-        let (input_len, output_len) = (group_len(layer.input), group_len(layer.output));
-        partials.par_chunks_mut(weight_len / parts).enumerate().for_each(|(index, gradient)| {
-            let band = bands.at(index / parts);
+        let of_set = |tensor: &'_ [f32], set: usize, group_len: usize| {
+            let first = set * per_band * group_len;
+            first..tensor.len().min(first + per_band * group_len)
+        };
+        partials.par_chunks_mut(len / parts).enumerate().for_each(|(index, gradient)| {
+            let (set, first_row) = (index / parts / bands_a_set, index / parts % bands_a_set * rows);
             let first = index % parts * part;
+            let input = &input[of_set(input, set, from.group_len())];
             kernels.conv_weights(ConvWeightsBand {
-                conv: &layer.conv,
-                rows: band.rows,
-                input: &input[band.group * input_len..][..input_len],
-                in_channels: layer.input.channels,
-                output_gradient: &output_gradient[band.group * output_len..][..output_len],
-                out_channels: layer.output.channels,
+                conv,
+                rows: first_row..first_row + rows,
+                groups: input.len() / from.group_len(),
+                input,
+                output_gradient: &output_gradient[of_set(output_gradient, set, to.group_len())],
                 outputs: first..first + part,
                 gradient,
             });
@@ -383,7 +405,11 @@ impl Executor {
         if let Some(bias) = &layer.bias {
             bias_gradient(output_gradient, &mut gradients[bias.clone()]);
         }
-        add_partials(partials, &mut gradients[layer.weight.clone()]);
+        add_partials(partials, &mut summed[..len]);
+        let gradient = &mut gradients[layer.weight.clone()];
+        gradient.par_chunks_mut(HALF * conv.inputs * conv.taps()).enumerate().for_each(|(chunk, gradient)| {
+            kernels.unpack_gradient(conv, &summed[..len], chunk * HALF, gradient);
+        });
     }
 }
 
@@ -404,13 +430,52 @@ struct NormBuffers {
     input_gradient: Buffer,
 }
 
+/// How a tensor is stored.
+#[derive(Clone, Copy)]
+struct Tensor {
+    shape: Shape,
+    layout: Layout,
+}
+
+impl Tensor {
+    fn of(program: &Program, node: NodeId) -> Self {
+        Self { shape: program.shapes[node], layout: program.layouts[node] }
+    }
+
+    fn read_by(layer: &ConvLayer) -> Self {
+        Self { shape: layer.conv.input(), layout: layer.layout }
+    }
+
+    fn written_by(layer: &ConvLayer) -> Self {
+        Self { shape: layer.conv.output(), layout: layer.layout }
+    }
+
+    /// A tensor of the head, which is in single precision.
+    fn head(shape: Shape) -> Self {
+        Self { shape, layout: Layout::Interleaved }
+    }
+
+    fn group_len(self) -> usize {
+        self.layout.group_len(self.shape)
+    }
+
+    fn pixels(self) -> usize {
+        self.shape.height * self.shape.width
+    }
+
+    /// The part of a buffer that a batch fills.
+    fn whole(self, buffer: Buffer, images: usize) -> Buffer {
+        buffer.first(groups(images) * self.group_len())
+    }
+}
+
 /// A tensor cut into bands of rows.
 struct Bands {
     images: usize,
     rows: usize,
     per_group: usize,
     count: usize,
-    /// Floats of a band.
+    /// Words of a band.
     len: usize,
 }
 
@@ -423,25 +488,16 @@ struct Band {
 }
 
 impl Bands {
-    fn new(shape: Shape, images: usize) -> Self {
-        Self::with_count(shape, images, BANDS)
-    }
-
-    fn with_count(shape: Shape, images: usize, count: usize) -> Self {
-        let rows = band_rows(shape.height, groups(images), count);
-        let per_group = shape.height / rows;
-        Self { images, rows, per_group, count: groups(images) * per_group, len: group_len(shape) / per_group }
+    fn new(tensor: Tensor, images: usize) -> Self {
+        let rows = band_rows(tensor.shape.height, groups(images), BANDS);
+        let per_group = tensor.shape.height / rows;
+        Self { images, rows, per_group, count: groups(images) * per_group, len: tensor.group_len() / per_group }
     }
 
     fn at(&self, index: usize) -> Band {
         let group = index / self.per_group;
         let first = index % self.per_group * self.rows;
         Band { group, rows: first..first + self.rows, images: images_in_group(self.images, group) }
-    }
-
-    /// The part of a buffer that the batch fills.
-    fn whole(&self, buffer: Buffer, shape: Shape) -> Buffer {
-        buffer.first(groups(self.images) * group_len(shape))
     }
 }
 
@@ -540,47 +596,5 @@ fn bias_gradient(output_gradient: &[f32], gradient: &mut [f32]) {
         for (total, lanes) in gradient.iter_mut().zip(group.chunks_exact(GROUP)) {
             *total += lanes.iter().sum::<f32>();
         }
-    }
-}
-
-/// Keeps every `stride`-th pixel and puts zero channels on both sides.
-fn pad(input: &[f32], from: Shape, output: &mut [f32], to: Shape, stride: usize) {
-    output.fill(0.0);
-    for (source, target) in subsampled(from, to, stride) {
-        output[target..][..from.channels * GROUP].copy_from_slice(&input[source..][..from.channels * GROUP]);
-    }
-}
-
-/// The reverse of [`pad`]: what was dropped gets no gradient.
-fn pad_backward(gradient: &[f32], from: Shape, output: &mut [f32], to: Shape, stride: usize) {
-    output.fill(0.0);
-    for (target, source) in subsampled(to, from, stride) {
-        output[target..][..to.channels * GROUP].copy_from_slice(&gradient[source..][..to.channels * GROUP]);
-    }
-}
-
-/// Offsets of each pixel kept: in the narrow tensor, and of its first channel in the padded one.
-fn subsampled(narrow: Shape, wide: Shape, stride: usize) -> impl Iterator<Item = (usize, usize)> {
-    let first = (wide.channels - narrow.channels) / 2;
-    (0..wide.height * wide.width).map(move |pixel| {
-        let (y, x) = (pixel / wide.width * stride, pixel % wide.width * stride);
-        ((y * narrow.width + x) * narrow.channels * GROUP, (pixel * wide.channels + first) * GROUP)
-    })
-}
-
-/// Mean over pixels.
-fn pool(input: &[f32], output: &mut [f32]) {
-    output.fill(0.0);
-    for pixel in input.chunks_exact(output.len()) {
-        output.iter_mut().zip(pixel).for_each(|(total, value)| *total += value);
-    }
-    let scale = output.len() as f32 / input.len() as f32;
-    output.iter_mut().for_each(|total| *total *= scale);
-}
-
-fn pool_backward(gradient: &[f32], output: &mut [f32]) {
-    let scale = gradient.len() as f32 / output.len() as f32;
-    for pixel in output.chunks_exact_mut(gradient.len()) {
-        pixel.iter_mut().zip(gradient).for_each(|(value, g)| *value = g * scale);
     }
 }

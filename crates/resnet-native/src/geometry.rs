@@ -4,8 +4,14 @@
 //! A convolution reads input `i = o * stride + k - padding` for output `o` and tap `k`. Backward-data
 //! asks the reverse, which outputs `i = (o + padding - k) / stride` saw the input `o`. Both are "gather
 //! from these taps", so one kernel serves both: it is given [`Run`]s of outputs that share their taps.
+//!
+//! Where a tile of memory holds two pixels side by side (see `layout`), the same is worked out for
+//! columns of tiles: [`TileTap`].
+
+use std::collections::BTreeMap;
 
 use crate::graph::Shape;
+use crate::layout::tile_pixels;
 
 /// One dimension of a square convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +37,19 @@ pub struct Tap {
     pub from: usize,
 }
 
+/// One column of tiles read, and the weights it meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TileTap {
+    /// Column of tiles read for the first position of its run.
+    pub from: usize,
+    /// Index into [`TileGather::weights`] for each half of the tile written; none where the tile read
+    /// holds nothing for it.
+    pub weights: [Option<usize>; 2],
+}
+
 /// Positions `start, start + step, ...` that read the same taps, each `from_step` further on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct Run<T = Tap> {
     /// First position written.
     pub start: usize,
     /// Number of positions.
@@ -43,26 +59,59 @@ pub struct Run {
     /// Distance between positions read.
     pub from_step: usize,
     /// What the first position reads; empty where no tap reaches.
-    pub taps: Vec<Tap>,
+    pub taps: Vec<T>,
+}
+
+/// What a [`Run`] reads for one of its positions.
+trait Reads: PartialEq + Sized {
+    /// The same, `by` positions further on.
+    fn moved(&self, by: usize) -> Self;
+}
+
+impl Reads for Tap {
+    fn moved(&self, by: usize) -> Self {
+        Self { from: self.from + by, ..*self }
+    }
+}
+
+impl Reads for TileTap {
+    fn moved(&self, by: usize) -> Self {
+        Self { from: self.from + by, ..*self }
+    }
+}
+
+/// Which way a convolution is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From input channels to output channels.
+    Forward,
+    /// From the output's gradient to the input's: channels exchanged.
+    Backward,
 }
 
 impl Conv1d {
     /// Runs over the outputs, reading inputs.
     pub fn forward(&self) -> Vec<Run> {
-        let reads = |o: usize| self.taps(|k| (o * self.stride + k).checked_sub(self.padding), self.input);
-        runs(self.output, 1, self.stride, reads)
+        runs(self.output, 1, self.stride, |output| self.reads(Direction::Forward, output))
     }
 
     /// Runs over the inputs, reading outputs.
     pub fn backward(&self) -> Vec<Run> {
-        let reads = |i: usize| {
-            let output = |k: usize| {
-                let scaled = (i + self.padding).checked_sub(k)?;
-                scaled.is_multiple_of(self.stride).then_some(scaled / self.stride)
-            };
-            self.taps(output, self.output)
-        };
-        runs(self.input, self.stride, 1, reads)
+        runs(self.input, self.stride, 1, |input| self.reads(Direction::Backward, input))
+    }
+
+    /// What one position reads.
+    fn reads(&self, direction: Direction, position: usize) -> Vec<Tap> {
+        match direction {
+            Direction::Forward => self.taps(|k| (position * self.stride + k).checked_sub(self.padding), self.input),
+            Direction::Backward => {
+                let output = |k: usize| {
+                    let scaled = (position + self.padding).checked_sub(k)?;
+                    scaled.is_multiple_of(self.stride).then_some(scaled / self.stride)
+                };
+                self.taps(output, self.output)
+            }
+        }
     }
 
     fn taps(&self, from: impl Fn(usize) -> Option<usize>, limit: usize) -> Vec<Tap> {
@@ -71,6 +120,50 @@ impl Conv1d {
             .filter(|tap| tap.from < limit)
             .collect()
     }
+
+    /// The same for columns of tiles that hold `read` and `written` pixels.
+    fn tiles(&self, direction: Direction, read: usize, written: usize) -> TileGather {
+        let (positions, moves, per) = match direction {
+            Direction::Forward => (self.output, self.stride * written, read),
+            Direction::Backward => (self.input, written, self.stride * read),
+        };
+        let step = per / gcd(per, moves);
+        // A tile's second pixel meets the tap `next` further on than its first, so the weights of a tile
+        // are those of the first pixel's tap, which may lie outside the kernel when the second's is inside.
+        let next = match direction {
+            Direction::Forward => 1,
+            Direction::Backward => -(self.stride as isize),
+        };
+        let (first, count) = match (read, direction) {
+            (1, _) => (0, self.kernel),
+            (_, Direction::Forward) => (-1, self.kernel + 1),
+            (_, Direction::Backward) => (0, self.kernel + self.stride),
+        };
+        let inside = |tap: isize| usize::try_from(tap).ok().filter(|&tap| tap < self.kernel);
+        let weights = (first..first + count as isize)
+            .map(|tap| [inside(tap), inside(if read == 1 { tap } else { tap + next })])
+            .collect();
+        let columns = runs(positions.div_ceil(written), step, step * moves / per, |column| {
+            let mut tiles: BTreeMap<usize, [Option<usize>; 2]> = BTreeMap::new();
+            for half in 0..2 {
+                let position = if written == 2 { 2 * column + half } else { column };
+                if position >= positions {
+                    continue;
+                }
+                for tap in self.reads(direction, position) {
+                    let second = (tap.from % read) as isize;
+                    let index = tap.kernel as isize - second * next - first;
+                    tiles.entry(tap.from / read).or_default()[half] = Some(index as usize);
+                }
+            }
+            tiles.into_iter().map(|(from, weights)| TileTap { from, weights }).collect()
+        });
+        TileGather { columns, weights }
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// A square convolution in two dimensions.
@@ -80,61 +173,108 @@ pub struct Conv2d {
     pub vertical: Conv1d,
     /// From column to column.
     pub horizontal: Conv1d,
+    /// Feature maps read.
+    pub inputs: usize,
+    /// Feature maps written.
+    pub outputs: usize,
 }
 
 impl Conv2d {
     /// A convolution with the same kernel, stride and padding both ways.
     pub fn new(input: Shape, output: Shape, kernel: usize, stride: usize, padding: usize) -> Self {
         let along = |input, output| Conv1d { kernel, stride, padding, input, output };
-        Self { vertical: along(input.height, output.height), horizontal: along(input.width, output.width) }
+        Self {
+            vertical: along(input.height, output.height),
+            horizontal: along(input.width, output.width),
+            inputs: input.channels,
+            outputs: output.channels,
+        }
     }
 
-    /// What each output pixel reads.
-    pub fn forward(&self) -> Gather {
-        Gather::new(&self.vertical.forward(), self.horizontal.forward(), self.horizontal)
+    /// Taps.
+    pub fn taps(&self) -> usize {
+        self.vertical.kernel * self.horizontal.kernel
     }
 
-    /// What each input pixel's gradient reads.
-    pub fn backward(&self) -> Gather {
-        let swapped = Conv1d { input: self.horizontal.output, output: self.horizontal.input, ..self.horizontal };
-        Gather::new(&self.vertical.backward(), self.horizontal.backward(), swapped)
+    /// Number of weights.
+    pub fn weight_len(&self) -> usize {
+        self.outputs * self.inputs * self.taps()
+    }
+
+    /// Shape of what it reads.
+    pub fn input(&self) -> Shape {
+        Shape::new(self.inputs, self.vertical.input, self.horizontal.input)
+    }
+
+    /// Shape of what it writes.
+    pub fn output(&self) -> Shape {
+        Shape::new(self.outputs, self.vertical.output, self.horizontal.output)
+    }
+
+    /// Shape of its input when every pixel written gets a copy of the patch it sees.
+    pub fn patches(&self) -> Shape {
+        Shape { channels: self.inputs * self.taps(), ..self.output() }
+    }
+
+    /// What each pixel written reads: outputs going forward, gradients of inputs going backward.
+    pub fn gather(&self, direction: Direction) -> Gather {
+        let (vertical, columns) = match direction {
+            Direction::Forward => (self.vertical.forward(), self.horizontal.forward()),
+            Direction::Backward => (self.vertical.backward(), self.horizontal.backward()),
+        };
+        let (from, to) = match direction {
+            Direction::Forward => (self.input(), self.output()),
+            Direction::Backward => (self.output(), self.input()),
+        };
+        let tiles = self.horizontal.tiles(direction, tile_pixels(from.channels), tile_pixels(to.channels));
+        Gather { direction, kernel: self.vertical.kernel, rows: by_row(&vertical), columns, tiles, from, to }
     }
 }
 
 /// What each pixel written reads, in two dimensions.
 #[derive(Clone, Debug)]
 pub struct Gather {
+    /// Whether outputs are written or gradients of inputs.
+    pub direction: Direction,
     /// Side of the kernel.
     pub kernel: usize,
     /// Taps of each row written.
     pub rows: Vec<Vec<Tap>>,
     /// Runs over the columns written.
     pub columns: Vec<Run>,
-    /// Width of what is read.
-    pub from_width: usize,
-    /// Width of what is written.
-    pub width: usize,
+    /// The same in columns of tiles.
+    pub tiles: TileGather,
+    /// Shape of what is read.
+    pub from: Shape,
+    /// Shape of what is written.
+    pub to: Shape,
 }
 
-impl Gather {
-    fn new(vertical: &[Run], columns: Vec<Run>, horizontal: Conv1d) -> Self {
-        let count = vertical.iter().map(|run| run.count).sum();
-        let mut rows = vec![Vec::new(); count];
-        for run in vertical {
-            for n in 0..run.count {
-                let moved = |tap: &Tap| Tap { kernel: tap.kernel, from: tap.from + n * run.from_step };
-                rows[run.start + n * run.step] = run.taps.iter().map(moved).collect();
-            }
+/// What each column of tiles written reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TileGather {
+    /// Runs over the columns of tiles written.
+    pub columns: Vec<Run<TileTap>>,
+    /// The kernel's column that each half of a tile read meets, for every way it can meet them.
+    pub weights: Vec<[Option<usize>; 2]>,
+}
+
+/// Taps of each position of some runs.
+fn by_row(vertical: &[Run]) -> Vec<Vec<Tap>> {
+    let mut rows = vec![Vec::new(); vertical.iter().map(|run| run.count).sum()];
+    for run in vertical {
+        for n in 0..run.count {
+            rows[run.start + n * run.step] = run.taps.iter().map(|tap| tap.moved(n * run.from_step)).collect();
         }
-        Self { kernel: horizontal.kernel, rows, columns, from_width: horizontal.input, width: horizontal.output }
     }
+    rows
 }
 
 /// Groups positions `0..count` into runs of distance `step` whose taps move on by `from_step`.
-fn runs(count: usize, step: usize, from_step: usize, reads: impl Fn(usize) -> Vec<Tap>) -> Vec<Run> {
-    let mut all: Vec<Run> = Vec::new();
+fn runs<T: Reads>(count: usize, step: usize, from_step: usize, reads: impl Fn(usize) -> Vec<T>) -> Vec<Run<T>> {
+    let mut all = Vec::new();
     for phase in 0..step.min(count) {
-        let mut current: Option<Run> = None;
+        let mut current: Option<Run<T>> = None;
         for position in (phase..count).step_by(step) {
             let taps = reads(position);
             match &mut current {
@@ -147,9 +287,9 @@ fn runs(count: usize, step: usize, from_step: usize, reads: impl Fn(usize) -> Ve
     all
 }
 
-fn continues(run: &Run, taps: &[Tap]) -> bool {
-    let moved = |tap: &Tap| Tap { kernel: tap.kernel, from: tap.from + run.count * run.from_step };
-    run.taps.len() == taps.len() && run.taps.iter().zip(taps).all(|(first, tap)| moved(first) == *tap)
+fn continues<T: Reads>(run: &Run<T>, taps: &[T]) -> bool {
+    let further = run.count * run.from_step;
+    run.taps.len() == taps.len() && run.taps.iter().zip(taps).all(|(first, tap)| first.moved(further) == *tap)
 }
 
 #[cfg(test)]
@@ -198,6 +338,48 @@ mod tests {
             assert_eq!(expand(&conv.backward()), backward, "{conv:?}");
             let covered: usize = conv.backward().iter().map(|run| run.count).sum();
             assert_eq!(covered, input, "every input belongs to one run, {conv:?}");
+        }
+    }
+
+    #[test]
+    fn tiles_meet_exactly_the_taps_of_their_pixels() {
+        let all = (1..=3)
+            .flat_map(|kernel| (1..=2).flat_map(move |stride| (1..12).map(move |input| (kernel, stride, input))));
+        for (kernel, stride, input) in all.filter(|(kernel, ..)| kernel % 2 == 1) {
+            let padding = kernel / 2;
+            let output = (input + 2 * padding - kernel) / stride + 1;
+            let conv = Conv1d { kernel, stride, padding, input, output };
+            for (direction, read, written) in
+                [Direction::Forward, Direction::Backward].into_iter().flat_map(|direction| {
+                    [(1, 1), (1, 2), (2, 1), (2, 2)].map(|(read, written)| (direction, read, written))
+                })
+            {
+                let (from, to) = if direction == Direction::Forward { (input, output) } else { (output, input) };
+                let TileGather { columns, weights } = conv.tiles(direction, read, written);
+                let mut pairs = Vec::new();
+                for run in &columns {
+                    for n in 0..run.count {
+                        for tap in &run.taps {
+                            for (half, index) in tap.weights.into_iter().enumerate().take(written) {
+                                let Some(index) = index else { continue };
+                                let position = (run.start + n * run.step) * written + half;
+                                for (second, kernel) in weights[index].into_iter().enumerate().take(read) {
+                                    let at = (tap.from + n * run.from_step) * read + second;
+                                    pairs.extend(kernel.filter(|_| at < from).map(|kernel| (position, kernel, at)));
+                                }
+                            }
+                        }
+                    }
+                }
+                pairs.sort_unstable();
+                let mut expected: Vec<_> = (0..to)
+                    .flat_map(|position| {
+                        conv.reads(direction, position).into_iter().map(move |tap| (position, tap.kernel, tap.from))
+                    })
+                    .collect();
+                expected.sort_unstable();
+                assert_eq!(pairs, expected, "{conv:?} {direction:?} {read} {written}");
+            }
         }
     }
 

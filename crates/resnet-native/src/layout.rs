@@ -1,24 +1,163 @@
 //! How activations lie in memory: the images of a batch interleaved, 16 to a group.
 //!
-//! A tensor of shape `[C, H, W]` for `N` images is stored as `[N / 16][H][W][C][16 images]`. One pixel of
-//! one channel is then a contiguous run of 16 floats (one AVX-512 register, two of AVX2), so that every
-//! kernel is "vector times broadcast weight" or "vector times vector" with no shuffles, for any number
-//! of channels, any stride and any border. The lanes of a last, partial group that belong to no image
-//! are kept at zero wherever a sum over images is taken.
+//! [`Layout::Interleaved`], in single precision: a tensor of shape `[C, H, W]` for `N` images is stored
+//! as `[N / 16][H][W][C][16 images]`. One pixel of one channel is then a contiguous run of 16 floats (one
+//! AVX-512 register, two of AVX2), so that every kernel is "vector times broadcast weight" or "vector
+//! times vector" with no shuffles, for any number of channels, any stride and any border.
+//!
+//! [`Layout::Tiled`], in bf16: `[N / 16][H][W][C / 32][16 images][32 channels]`, a matrix unit's tiles of
+//! 1 KB, which hold up to 32 channels of one pixel. Where a layer has no more than 16 channels, a tile
+//! holds two pixels: `[N / 16][H][W / 2][16 images][2 pixels of 16 channels]`. The two *halves* of a tile
+//! (channels 0 to 15 and 16 to 31, or the two pixels) alternate: the 32-bit word `i` of a row holds the
+//! value `i` of the first half in its low bits and that of the second in its high ones, so that a shift
+//! and a mask widen both to single precision.
+//!
+//! Memory is counted in 32-bit words, a float or two values in bf16. What belongs to no image, no
+//! channel and no pixel (in a last, partial group or tile) is kept at zero wherever a sum is taken.
 
+use crate::geometry::Conv2d;
 use crate::graph::Shape;
 
 /// Images stored side by side.
 pub const GROUP: usize = 16;
 
+/// Channels in half a tile.
+pub const HALF: usize = 16;
+
+/// Words of a tile.
+pub const TILE: usize = GROUP * HALF;
+
+/// One of the ways to store activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Single precision, images innermost.
+    Interleaved,
+    /// bf16 in tiles.
+    Tiled,
+}
+
+impl Layout {
+    /// Shape in which images are stored for the convolution that reads them: in tiles every pixel written gets
+    /// the patch it sees, so that a few channels fill a tile and the convolution is pointwise.
+    pub fn image_shape(self, conv: &Conv2d) -> Shape {
+        match self {
+            Self::Interleaved => conv.input(),
+            Self::Tiled => conv.patches(),
+        }
+    }
+
+    /// Groups that a gradient by the weights sums over at a time.
+    pub fn weight_groups(self) -> usize {
+        match self {
+            Self::Interleaved => 1,
+            Self::Tiled => 2,
+        }
+    }
+
+    /// Whether a gradient by the weights can be worked out for some of the outputs alone.
+    pub fn cuts_outputs(self) -> bool {
+        self == Self::Interleaved
+    }
+
+    /// Words that a row of pixels of a group takes.
+    pub fn row_len(self, shape: Shape) -> usize {
+        match self {
+            Self::Interleaved => shape.width * shape.channels * GROUP,
+            Self::Tiled => Tiling::new(shape).row_tiles() * TILE,
+        }
+    }
+
+    /// Words that a group takes.
+    pub fn group_len(self, shape: Shape) -> usize {
+        shape.height * self.row_len(shape)
+    }
+
+    /// Stores up to 16 images `[image][C][H][W]` as one group.
+    pub fn pack_group(self, images: &[f32], shape: Shape, group: &mut [f32]) {
+        match self {
+            Self::Interleaved => interleave(images, shape, group),
+            Self::Tiled => tile(images, shape, group),
+        }
+    }
+
+    /// The reverse of [`pack_group`](Self::pack_group), for as many images as `images` has room for.
+    pub fn unpack_group(self, group: &[f32], shape: Shape, images: &mut [f32]) {
+        for (lane, image) in images.chunks_exact_mut(shape.len()).enumerate() {
+            for (at, value) in image.iter_mut().enumerate() {
+                let (channel, pixel) = (at / (shape.height * shape.width), at % (shape.height * shape.width));
+                *value = match self {
+                    Self::Interleaved => group[(pixel * shape.channels + channel) * GROUP + lane],
+                    Self::Tiled => {
+                        let (word, half) = Tiling::new(shape).word(pixel, channel, lane);
+                        widen(group[word])[half]
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// Pixels that a tile of the bf16 layout holds.
+pub const fn tile_pixels(channels: usize) -> usize {
+    if channels <= HALF { 2 } else { 1 }
+}
+
+/// How a shape is cut into tiles.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiling {
+    /// Pixels in a tile.
+    pub pixels: usize,
+    /// Tiles side by side along a row of pixels.
+    pub columns: usize,
+    /// Tiles along the channels.
+    pub blocks: usize,
+    width: usize,
+}
+
+impl Tiling {
+    /// The tiles of `shape`.
+    pub fn new(shape: Shape) -> Self {
+        let pixels = tile_pixels(shape.channels);
+        let blocks = shape.channels.div_ceil(2 * HALF);
+        Self { pixels, columns: shape.width.div_ceil(pixels), blocks, width: shape.width }
+    }
+
+    /// Tiles of a row of pixels.
+    pub fn row_tiles(self) -> usize {
+        self.columns * self.blocks
+    }
+
+    /// Groups of 16 channels, those that fill up the last tile included.
+    pub fn chunks(self) -> usize {
+        2 * self.blocks / self.pixels
+    }
+
+    /// Which word of a group a value is in, and which half of it.
+    pub fn word(self, pixel: usize, channel: usize, image: usize) -> (usize, usize) {
+        let (y, x) = (pixel / self.width, pixel % self.width);
+        let (block, half) = if self.pixels == 2 { (0, x % 2) } else { (channel / (2 * HALF), channel / HALF % 2) };
+        let tile = (y * self.columns + x / self.pixels) * self.blocks + block;
+        (tile * TILE + image * HALF + channel % HALF, half)
+    }
+}
+
+/// The two values of a word.
+pub fn widen(word: f32) -> [f32; 2] {
+    [f32::from_bits(word.to_bits() << 16), f32::from_bits(word.to_bits() & 0xffff_0000)]
+}
+
+/// Two values rounded to bf16, to the nearest and to even.
+pub fn narrow([low, high]: [f32; 2]) -> f32 {
+    let round = |value: f32| {
+        let bits = value.to_bits();
+        bits.wrapping_add(0x7fff + (bits >> 16 & 1))
+    };
+    f32::from_bits(round(low) >> 16 | round(high) & 0xffff_0000)
+}
+
 /// Number of groups that hold `images`.
 pub const fn groups(images: usize) -> usize {
     images.div_ceil(GROUP)
-}
-
-/// Values a group takes in this layout.
-pub const fn group_len(shape: Shape) -> usize {
-    shape.len() * GROUP
 }
 
 /// Images of group `group` in a batch of `images`.
@@ -31,8 +170,7 @@ pub fn lane_mask(images: usize) -> [f32; GROUP] {
     std::array::from_fn(|lane| if lane < images { 1.0 } else { 0.0 })
 }
 
-/// Interleaves up to 16 images `[image][C][H][W]` into one group `[H][W][C][16]`.
-pub fn pack_group(images: &[f32], shape: Shape, group: &mut [f32]) {
+fn interleave(images: &[f32], shape: Shape, group: &mut [f32]) {
     let (channels, pixels) = (shape.channels, shape.height * shape.width);
     let count = images.len() / shape.len();
     for (pixel, lanes) in group.chunks_exact_mut(channels * GROUP).enumerate() {
@@ -45,14 +183,16 @@ pub fn pack_group(images: &[f32], shape: Shape, group: &mut [f32]) {
     }
 }
 
-/// The reverse of [`pack_group`], for as many images as `images` has room for.
-pub fn unpack_group(group: &[f32], shape: Shape, images: &mut [f32]) {
-    let (channels, pixels) = (shape.channels, shape.height * shape.width);
-    for (lane, image) in images.chunks_exact_mut(shape.len()).enumerate() {
-        for (channel, plane) in image.chunks_exact_mut(pixels).enumerate() {
-            for (pixel, value) in plane.iter_mut().enumerate() {
-                *value = group[(pixel * channels + channel) * GROUP + lane];
-            }
+fn tile(images: &[f32], shape: Shape, group: &mut [f32]) {
+    let tiling = Tiling::new(shape);
+    group.fill(0.0);
+    for (lane, image) in images.chunks_exact(shape.len()).enumerate() {
+        for (at, &value) in image.iter().enumerate() {
+            let (channel, pixel) = (at / (shape.height * shape.width), at % (shape.height * shape.width));
+            let (word, half) = tiling.word(pixel, channel, lane);
+            let mut halves = widen(group[word]);
+            halves[half] = value;
+            group[word] = narrow(halves);
         }
     }
 }
@@ -71,14 +211,27 @@ mod tests {
 
     #[test]
     fn packing_and_unpacking_a_partial_group_gives_the_images_back() {
-        let shape = Shape::new(3, 5, 4);
-        let images: Vec<f32> = (0..7 * shape.len()).map(|i| i as f32).collect();
-        let mut group = vec![f32::NAN; group_len(shape)];
-        pack_group(&images, shape, &mut group);
-        let mut back = vec![0.0; images.len()];
-        unpack_group(&group, shape, &mut back);
-        assert_eq!(back, images);
-        assert!(group.chunks_exact(GROUP).all(|lanes| lanes[7..].iter().all(|&v| v == 0.0)));
+        for (layout, channels) in [(Layout::Interleaved, 3), (Layout::Tiled, 3), (Layout::Tiled, 45)] {
+            let shape = Shape::new(channels, 3, 5);
+            let images: Vec<f32> = (0..7 * shape.len()).map(|i| (i % 251) as f32).collect();
+            let mut group = vec![f32::NAN; layout.group_len(shape)];
+            layout.pack_group(&images, shape, &mut group);
+            let mut back = vec![0.0; images.len()];
+            layout.unpack_group(&group, shape, &mut back);
+            assert_eq!(back, images);
+            let total: f32 =
+                group.iter().map(|&word| if layout == Layout::Tiled { widen(word).iter().sum() } else { word }).sum();
+            assert_eq!(total, images.iter().sum(), "what belongs to no image is zero");
+        }
+    }
+
+    #[test]
+    fn rounding_to_bf16_is_to_the_nearest_and_to_even() {
+        let rounded = |bits| widen(narrow([f32::from_bits(bits), 0.0]))[0].to_bits();
+        assert_eq!(rounded(0x3f80_8000), 0x3f80_0000);
+        assert_eq!(rounded(0x3f81_8000), 0x3f82_0000);
+        assert_eq!(rounded(0x3f80_8001), 0x3f81_0000);
+        assert!(f32::from_bits(rounded(f32::NAN.to_bits())).is_nan());
     }
 
     #[test]

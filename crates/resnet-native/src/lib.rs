@@ -20,8 +20,8 @@ mod session;
 
 pub use error::{Error, Result};
 pub use graph::{Graph, Node, Op, Shape};
-pub use kernels::Isa;
-pub use layout::{GROUP, pack_group, unpack_group};
+pub use kernels::{Isa, Precision};
+pub use layout::{GROUP, Layout};
 pub use loss::{Outcome, softmax_cross_entropy};
 pub use optimizer::{Memory, Optimizer, Update};
 pub use program::Placed;

@@ -3,7 +3,7 @@
 
 use crate::arena::{ALIGN_FLOATS, Buffer};
 use crate::graph::{Graph, NodeId};
-use crate::layout::{group_len, groups};
+use crate::layout::groups;
 use crate::program::{Layer, Program};
 
 /// What a plan is for.
@@ -133,7 +133,7 @@ impl<'a> Planner<'a> {
     }
 
     fn allocate(&mut self, node: NodeId, step: usize) -> StorageId {
-        let len = groups(self.capacity) * group_len(self.program.shapes[node]);
+        let len = groups(self.capacity) * self.program.layouts[node].group_len(self.program.shapes[node]);
         self.storages.push(Storage { len: len.next_multiple_of(ALIGN_FLOATS), first: step, last: step });
         self.storages.len() - 1
     }

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::geometry::{Conv2d, Gather};
+use crate::geometry::{Conv2d, Direction, Gather};
 use crate::graph::{Graph, Node, NodeId, Op, Role, Shape, TensorSpec};
-use crate::kernels::packed_len;
+use crate::kernels::KernelSet;
+use crate::layout::Layout;
 
 /// A tensor of the state and where its values are.
 #[derive(Clone, Debug)]
@@ -26,10 +27,8 @@ pub struct ConvLayer {
     pub forward: Gather,
     /// What an input pixel's gradient reads.
     pub backward: Gather,
-    /// Shape of its input.
-    pub input: Shape,
-    /// Shape of its output.
-    pub output: Shape,
+    /// Layout of what it reads and writes.
+    pub layout: Layout,
     /// Its weights among the parameters.
     pub weight: Range<usize>,
     /// Its bias among the parameters; only the fully connected layer has one.
@@ -40,13 +39,6 @@ pub struct ConvLayer {
     pub packed_backward: Range<usize>,
     /// The batch norm that reads it.
     pub norm: Option<usize>,
-}
-
-impl ConvLayer {
-    /// Outputs, inputs, taps.
-    pub fn extents(&self) -> (usize, usize, usize) {
-        (self.output.channels, self.input.channels, self.forward.kernel * self.forward.kernel)
-    }
 }
 
 /// Batch norm.
@@ -99,8 +91,12 @@ impl Layer {
 pub struct Program {
     /// Fused layers in the order they run; the last gives the logits.
     pub layers: Vec<Layer>,
-    /// Shape of each graph node's output.
+    /// Shape in which each graph node's output is stored.
     pub shapes: Vec<Shape>,
+    /// Layout of each graph node's output.
+    pub layouts: Vec<Layout>,
+    /// The convolution that reads the images.
+    pub stem: Conv2d,
     /// Convolutions.
     pub convs: Vec<ConvLayer>,
     /// Batch norms.
@@ -117,14 +113,20 @@ pub struct Program {
 }
 
 impl Program {
-    /// Lowers `graph` for kernels that pack `block` channels side by side.
+    /// Lowers `graph` for some kernels.
     ///
     /// # Errors
-    /// When an addition or a rectifier does not follow a batch norm, or the last layer is not linear.
-    pub fn new(graph: &Graph, block: usize) -> Result<Self> {
+    /// When an addition or a rectifier does not follow a batch norm, the images are not read by one
+    /// convolution, or the last layer is not linear.
+    pub fn new(graph: &Graph, kernels: KernelSet) -> Result<Self> {
+        let stem = stem(graph)?;
+        let mut shapes: Vec<_> = graph.nodes().iter().map(|node| node.output).collect();
+        shapes[Graph::INPUT] = kernels.body.layout().image_shape(&stem);
         let mut program = Self {
             layers: Vec::new(),
-            shapes: graph.nodes().iter().map(|node| node.output).collect(),
+            shapes,
+            layouts: layouts(graph, kernels)?,
+            stem,
             convs: Vec::new(),
             norms: Vec::new(),
             tensors: Vec::new(),
@@ -136,7 +138,7 @@ impl Program {
         program.place_tensors(graph);
         let fusions = fuse(graph);
         for (id, node) in graph.nodes().iter().enumerate() {
-            program.push(graph, id, node, &fusions, block)?;
+            program.push(graph, id, node, &fusions, kernels)?;
         }
         match graph.nodes().last().map(|node| node.op) {
             Some(Op::Linear) => Ok(program),
@@ -161,7 +163,7 @@ impl Program {
         self.ranges[&format!("{}.{suffix}", node.name)].clone()
     }
 
-    fn push(&mut self, graph: &Graph, id: NodeId, node: &Node, fusions: &Fusions, block: usize) -> Result<()> {
+    fn push(&mut self, graph: &Graph, id: NodeId, node: &Node, fusions: &Fusions, kernels: KernelSet) -> Result<()> {
         let input = node.inputs.first().copied().unwrap_or(Graph::INPUT);
         if let Some(fusion) = fusions.by_last.get(&id) {
             let norm_node = &graph.nodes()[fusion.norm];
@@ -191,7 +193,7 @@ impl Program {
         match node.op {
             Op::Input => {}
             Op::Conv { .. } | Op::Linear => {
-                let layer = self.conv_layer(graph, node, block);
+                let layer = self.conv_layer(graph, id, node, kernels);
                 self.convs.push(layer);
                 self.layers.push(Layer::Conv { conv: self.convs.len() - 1, input, output: id });
             }
@@ -204,26 +206,25 @@ impl Program {
         Ok(())
     }
 
-    fn conv_layer(&mut self, graph: &Graph, node: &Node, block: usize) -> ConvLayer {
-        let from = graph.input_of(node);
-        let (kernel, stride, padding, input) = match node.op {
-            Op::Conv { kernel, stride, padding } => (kernel, stride, padding, from),
-            _ => (1, 1, 0, Shape::new(from.len(), 1, 1)),
+    fn conv_layer(&mut self, graph: &Graph, id: NodeId, node: &Node, kernels: KernelSet) -> ConvLayer {
+        let layout = self.layouts[id];
+        let conv = if node.inputs[0] == Graph::INPUT && layout == Layout::Tiled {
+            Conv2d::new(self.shapes[Graph::INPUT], node.output, 1, 1, 0)
+        } else {
+            conv_of(graph, node)
         };
-        let conv = Conv2d::new(input, node.output, kernel, stride, padding);
-        let mut pack = |written, read| {
+        let (forward, backward) = (conv.gather(Direction::Forward), conv.gather(Direction::Backward));
+        let mut pack = |gather| {
             let start = self.packed_len;
-            self.packed_len += packed_len(written, read, kernel, block);
+            self.packed_len += kernels.of(layout).packed_len(gather);
             start..self.packed_len
         };
-        let packed_forward = pack(node.output.channels, input.channels);
-        let packed_backward = pack(input.channels, node.output.channels);
+        let (packed_forward, packed_backward) = (pack(&forward), pack(&backward));
         ConvLayer {
             conv,
-            forward: conv.forward(),
-            backward: conv.backward(),
-            input,
-            output: node.output,
+            forward,
+            backward,
+            layout,
             weight: self.range(node, "weight"),
             bias: (node.op == Op::Linear).then(|| self.range(node, "bias")),
             packed_forward,
@@ -231,6 +232,41 @@ impl Program {
             norm: None,
         }
     }
+}
+
+/// The convolution of a convolution node, or of a fully connected layer.
+fn conv_of(graph: &Graph, node: &Node) -> Conv2d {
+    let from = graph.input_of(node);
+    match node.op {
+        Op::Conv { kernel, stride, padding } => Conv2d::new(from, node.output, kernel, stride, padding),
+        _ => Conv2d::new(Shape::new(from.len(), 1, 1), node.output, 1, 1, 0),
+    }
+}
+
+/// The one convolution that reads the images.
+fn stem(graph: &Graph) -> Result<Conv2d> {
+    let mut readers = graph.nodes().iter().filter(|node| node.inputs.contains(&Graph::INPUT));
+    match (readers.next(), readers.next()) {
+        (Some(node), None) if matches!(node.op, Op::Conv { .. } | Op::Linear) => Ok(conv_of(graph, node)),
+        _ => Err(Error::Graph("the images must be read by one convolution and nothing else".into())),
+    }
+}
+
+/// Layout of each node's output: the head, from the pooling on, is in single precision.
+fn layouts(graph: &Graph, kernels: KernelSet) -> Result<Vec<Layout>> {
+    let mut layouts: Vec<Layout> = Vec::new();
+    for node in graph.nodes() {
+        let body = kernels.body.layout();
+        let from = node.inputs.first().map_or(body, |&input| layouts[input]);
+        layouts.push(match node.op {
+            Op::GlobalAvgPool | Op::Linear => kernels.head.layout(),
+            _ => from,
+        });
+        if node.op == Op::Linear && from != kernels.head.layout() {
+            return Err(Error::Graph(format!("{}: a linear layer must follow global average pooling", node.name)));
+        }
+    }
+    Ok(layouts)
 }
 
 /// A batch norm and what follows it.

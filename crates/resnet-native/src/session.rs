@@ -5,7 +5,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::error::{Error, Result};
 use crate::execute::{Executor, Statistics, Weights, pack_all};
 use crate::graph::{Graph, Role, Shape};
-use crate::kernels::{Isa, Kernels, flush_denormals, select};
+use crate::kernels::{Isa, KernelSet, Precision, flush_denormals, select};
 use crate::loss::{Outcome, softmax_cross_entropy};
 use crate::optimizer::{Optimizer, Update};
 use crate::plan::Mode;
@@ -18,6 +18,8 @@ pub struct Options {
     pub threads: usize,
     /// Instruction set; the best of the machine by default. `RESNET_ISA` overrules it.
     pub isa: Option<Isa>,
+    /// Precision of training and inference.
+    pub precision: Precision,
 }
 
 /// Most images of one forward pass when there is no backward pass to follow.
@@ -26,7 +28,8 @@ const INFERENCE_BATCH: usize = 128;
 /// A network that runs: forward, backward, update.
 pub struct Session {
     program: Program,
-    kernels: &'static dyn Kernels,
+    kernels: KernelSet,
+    precision: Precision,
     pool: ThreadPool,
     input: Shape,
     logits: Shape,
@@ -48,8 +51,8 @@ impl Session {
     /// When the graph has a form the engine cannot run, the instruction set is not there or threads
     /// cannot be started.
     pub fn new(graph: &Graph, options: Options) -> Result<Self> {
-        let kernels = select(options.isa)?;
-        let program = Program::new(graph, kernels.block())?;
+        let kernels = select(options.isa, options.precision)?;
+        let program = Program::new(graph, kernels)?;
         let pool = ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .thread_name(|index| format!("resnet-{index}"))
@@ -58,6 +61,7 @@ impl Session {
             .map_err(|error| Error::Threads { threads: options.threads, reason: error.to_string() })?;
         Ok(Self {
             kernels,
+            precision: options.precision,
             pool,
             input: graph.input_shape(),
             logits: Shape::new(graph.outputs(), 1, 1),
@@ -75,7 +79,12 @@ impl Session {
 
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
-        self.kernels.isa()
+        self.kernels.body.isa()
+    }
+
+    /// The precision in use.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Number of threads.
@@ -153,9 +162,9 @@ impl Session {
             packed: &self.packed,
         };
         let (statistics, gradients) = (&mut self.statistics, &mut self.gradients);
-        let (input, logits_shape) = (self.input, self.logits);
+        let logits_shape = self.logits;
         let outcome = self.pool.install(|| {
-            executor.load_images(input, images);
+            executor.load_images(weights.program, weights.kernels, images);
             executor.forward(weights, count, Statistics::Batch(statistics));
             let mut logits = vec![0.0; count * logits_shape.channels];
             executor.logits(logits_shape, count, &mut logits);
@@ -196,7 +205,7 @@ impl Session {
             let batches = images.chunks(INFERENCE_BATCH * input.len());
             for (images, logits) in batches.zip(logits.chunks_mut(INFERENCE_BATCH * shape.channels)) {
                 let count = images.len() / input.len();
-                executor.load_images(input, images);
+                executor.load_images(weights.program, weights.kernels, images);
                 executor.forward(weights, count, Statistics::Running(statistics));
                 executor.logits(shape, count, logits);
             }
@@ -218,9 +227,9 @@ impl Session {
 
     fn pack(&mut self) {
         if !self.packed_is_current {
-            let (program, block) = (&self.program, self.kernels.block());
+            let (program, kernels) = (&self.program, self.kernels);
             let (parameters, packed) = (&self.parameters, &mut self.packed);
-            self.pool.install(|| pack_all(program, block, parameters, packed));
+            self.pool.install(|| pack_all(program, kernels, parameters, packed));
             self.packed_is_current = true;
         }
     }

@@ -4,223 +4,428 @@
 mod reference;
 
 use proptest::prelude::*;
-use reference::{Exact, noise, to_f64};
-use resnet_native::geometry::Conv2d;
+use reference::{Exact, Tolerance, noise, to_f64};
+use resnet_native::geometry::{Conv2d, Direction, Gather};
 use resnet_native::kernels::{
-    ConvBand, ConvWeightsBand, Direction, Kernels, Moments, Normalize, NormalizeBackward, NormalizeReduce,
-    pack_weights, packed_len, select,
+    ConvBand, ConvWeightsBand, Images, Kernels, Moments, Normalize, NormalizeBackward, NormalizeReduce, Pad, Pool,
+    select,
 };
-use resnet_native::{GROUP, Isa, Shape, pack_group, unpack_group};
+use resnet_native::{GROUP, Isa, Layout, Precision, Shape};
 
-/// Rounding errors that a sum in single precision may show, in magnitudes of the sum.
-const TOLERANCE: f64 = 1e-6;
+/// What sums in single precision may lose.
+const SUM: Tolerance = Tolerance { sum: 1e-6, result: 0.0 };
+
+/// The same where a few hundred squares are added up one after the other.
+const MOMENTS: Tolerance = Tolerance { sum: 4e-6, result: 0.0 };
+
+/// What is only moved, and may lose nothing.
+const EXACT: Tolerance = Tolerance { sum: 0.0, result: 0.0 };
 
 /// The kernels of every instruction set there is, or of the one that `RESNET_ISA` forces.
-fn all_kernels() -> Vec<&'static dyn Kernels> {
-    Isa::available().map(|isa| select(Some(isa)).expect("an instruction set that is available")).collect()
+fn all_kernels(precision: Precision) -> impl Iterator<Item = &'static dyn Kernels> {
+    Isa::available().map(move |isa| select(Some(isa), precision).expect("an instruction set that is available").body)
 }
 
-fn pack(images: &[f32], shape: Shape) -> Vec<f32> {
-    let mut group = vec![f32::NAN; shape.len() * GROUP];
-    pack_group(images, shape, &mut group);
-    group
+/// What an activation computed in a precision may lose.
+fn stored(precision: Precision) -> Tolerance {
+    Tolerance { result: if precision == Precision::Bf16 { 1.0 / 256.0 } else { 0.0 }, ..SUM }
 }
 
-fn unpack(group: &[f32], shape: Shape, images: usize) -> Vec<f32> {
+/// Noise that the precision represents exactly.
+fn values(precision: Precision, seed: u64, len: usize) -> Vec<f32> {
+    let mut values = noise(seed, len);
+    if precision == Precision::Bf16 {
+        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits() & 0xffff_0000));
+    }
+    values
+}
+
+/// All groups of some images.
+fn pack(layout: Layout, images: &[f32], shape: Shape) -> Vec<f32> {
+    let mut groups = Vec::new();
+    for images in images.chunks(GROUP * shape.len()) {
+        let mut group = vec![f32::NAN; layout.group_len(shape)];
+        layout.pack_group(images, shape, &mut group);
+        groups.extend(group);
+    }
+    groups
+}
+
+fn unpack(layout: Layout, groups: &[f32], shape: Shape, images: usize) -> Vec<f32> {
     let mut values = vec![0.0; images * shape.len()];
-    unpack_group(group, shape, &mut values);
+    let images = values.chunks_mut(GROUP * shape.len());
+    images
+        .zip(groups.chunks(layout.group_len(shape)))
+        .for_each(|(images, group)| layout.unpack_group(group, shape, images));
+    values
+}
+
+/// The values of the images, after a check that all else is zero.
+fn unpack_checked(layout: Layout, groups: &[f32], shape: Shape, images: usize) -> Vec<f32> {
+    let values = unpack(layout, groups, shape, images);
+    let again = pack(layout, &values, shape);
+    assert!(
+        again.iter().zip(groups).all(|(a, b)| (a - b) == 0.0 || a.to_bits() == b.to_bits()),
+        "what belongs to no image is zero"
+    );
     values
 }
 
 #[derive(Clone, Debug)]
 struct Case {
     conv: Conv2d,
-    input: Shape,
-    output: Shape,
     images: usize,
     seed: u64,
 }
 
 impl Case {
-    fn weight_len(&self) -> usize {
-        self.output.channels * self.input.channels * self.conv.vertical.kernel.pow(2)
+    fn input(&self) -> Shape {
+        self.conv.input()
     }
 
-    fn extents(&self) -> (usize, usize, usize) {
-        (self.output.channels, self.input.channels, self.conv.vertical.kernel.pow(2))
+    fn output(&self) -> Shape {
+        self.conv.output()
     }
 
-    fn packed(&self, weights: &[f32], direction: Direction, block: usize) -> Vec<f32> {
-        let (outputs, inputs, _) = self.extents();
-        let (written, read) = if direction == Direction::Forward { (outputs, inputs) } else { (inputs, outputs) };
-        let mut packed = vec![f32::NAN; packed_len(written, read, self.conv.vertical.kernel, block)];
-        pack_weights(weights, self.extents(), direction, block, &mut packed);
-        packed
+    /// Runs a convolution over all groups; gives what it wrote and the moments over the batch.
+    fn run(
+        &self,
+        kernels: &dyn Kernels,
+        gather: &Gather,
+        data: Data<'_>,
+        pivot: Option<&[f32]>,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let layout = kernels.layout();
+        let mut weights = vec![f32::NAN; kernels.packed_len(gather)];
+        kernels.pack_weights(gather, data.weights, &mut weights);
+        let input = pack(layout, data.input, gather.from);
+        let mut output = match data.before {
+            Some(before) => pack(layout, before, gather.to),
+            None => vec![f32::NAN; self.images.div_ceil(GROUP) * layout.group_len(gather.to)],
+        };
+        let mut totals = vec![0.0f64; 2 * gather.to.channels];
+        let groups = input.chunks(layout.group_len(gather.from)).zip(output.chunks_mut(layout.group_len(gather.to)));
+        for (index, (input, output)) in groups.enumerate() {
+            let mut sums = vec![f64::NAN; 2 * gather.to.channels];
+            kernels.conv(ConvBand {
+                gather,
+                rows: 0..gather.to.height,
+                input,
+                weights: &weights,
+                output,
+                accumulate: data.before.is_some(),
+                moments: pivot.map(|pivot| Moments {
+                    pivot,
+                    sums: &mut sums,
+                    images: (self.images - index * GROUP).min(GROUP),
+                }),
+            });
+            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        }
+        let output = unpack_checked(layout, &output, gather.to, self.images);
+        (output, totals.into_iter().map(|total| total as f32).collect())
     }
+}
+
+/// What a convolution is run on.
+struct Data<'a> {
+    input: &'a [f32],
+    weights: &'a [f32],
+    /// What it adds to.
+    before: Option<&'a [f32]>,
 }
 
 /// Convolutions of odd and even sizes, down to one pixel, with few and many channels.
 fn cases() -> impl Strategy<Value = Case> {
     let channels = || prop_oneof![3 => 1usize..20, 1 => 20usize..=130];
-    (channels(), channels(), 1usize..10, 1usize..14, prop::bool::ANY, 1usize..=2, 1usize..=GROUP, any::<u64>())
-        .prop_map(|(inputs, outputs, height, width, pointwise, stride, images, seed)| {
+    (channels(), channels(), 1usize..10, 1usize..14, prop::bool::ANY, 1usize..=2, 1usize..=40, any::<u64>()).prop_map(
+        |(inputs, outputs, height, width, pointwise, stride, images, seed)| {
             let kernel = if pointwise { 1 } else { 3 };
             let padding = kernel / 2;
             let extent = |side: usize| (side + 2 * padding - kernel) / stride + 1;
             let input = Shape::new(inputs, height, width);
             let output = Shape::new(outputs, extent(height), extent(width));
-            Case { conv: Conv2d::new(input, output, kernel, stride, padding), input, output, images, seed }
-        })
+            Case { conv: Conv2d::new(input, output, kernel, stride, padding), images, seed }
+        },
+    )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn convolution_and_its_moments(case in cases()) {
-        let x = noise(case.seed, case.images * case.input.len());
-        let w = noise(case.seed ^ 1, case.weight_len());
-        let pivot = noise(case.seed ^ 2, case.output.channels);
-        let exact = reference::conv(&case.conv, case.images, case.input, case.output, &to_f64(&x), &to_f64(&w));
-        let gather = case.conv.forward();
-        for kernels in all_kernels() {
-            let mut output = vec![f32::NAN; case.output.len() * GROUP];
-            let mut sums = vec![f64::NAN; 2 * case.output.channels];
-            kernels.conv(ConvBand {
-                gather: &gather,
-                rows: 0..case.output.height,
-                input: &pack(&x, case.input),
-                in_channels: case.input.channels,
-                weights: &case.packed(&w, Direction::Forward, kernels.block()),
-                output: &mut output,
-                out_channels: case.output.channels,
-                accumulate: false,
-                moments: Some(Moments { pivot: &pivot, sums: &mut sums, images: case.images }),
-            });
-            let name = kernels.isa().name();
-            let found = unpack(&output, case.output, case.images);
-            exact.assert_close(&found, TOLERANCE, name);
-            moments(&found, &case, &pivot).assert_close(&sums.iter().map(|&s| s as f32).collect::<Vec<_>>(), TOLERANCE, name);
+        let (conv, gather) = (&case.conv, case.conv.gather(Direction::Forward));
+        for precision in Precision::ALL {
+            let x = values(precision, case.seed, case.images * case.input().len());
+            let w = values(precision, case.seed ^ 1, conv.weight_len());
+            let pivot = noise(case.seed ^ 2, conv.outputs);
+            let exact = reference::conv(conv, case.images, case.input(), case.output(), &to_f64(&x), &to_f64(&w));
+            for kernels in all_kernels(precision) {
+                let data = Data { input: &x, weights: &w, before: None };
+                let (found, sums) = case.run(kernels, &gather, data, Some(&pivot));
+                let name = format!("{} {}", kernels.isa().name(), precision.name());
+                exact.assert_close(&found, stored(precision), &name);
+                moments(&exact, &case, &pivot).assert_close(&sums, MOMENTS, &name);
+            }
         }
     }
 
     #[test]
     fn gradient_by_the_input_replacing_and_adding(case in cases(), accumulate: bool) {
-        let g = noise(case.seed, case.images * case.output.len());
-        let w = noise(case.seed ^ 1, case.weight_len());
-        let before = noise(case.seed ^ 2, case.images * case.input.len());
-        let mut exact = reference::conv_input(&case.conv, case.images, case.input, case.output, &to_f64(&g), &to_f64(&w));
-        if accumulate {
-            exact.values.iter_mut().zip(&before).for_each(|(value, &b)| *value += f64::from(b));
-            exact.magnitudes.iter_mut().zip(&before).for_each(|(value, b)| *value += f64::from(b.abs()));
-        }
-        let gather = case.conv.backward();
-        for kernels in all_kernels() {
-            let mut output = pack(&before, case.input);
-            kernels.conv(ConvBand {
-                gather: &gather,
-                rows: 0..case.input.height,
-                input: &pack(&g, case.output),
-                in_channels: case.output.channels,
-                weights: &case.packed(&w, Direction::Backward, kernels.block()),
-                output: &mut output,
-                out_channels: case.input.channels,
-                accumulate,
-                moments: None,
-            });
-            exact.assert_close(&unpack(&output, case.input, case.images), TOLERANCE, kernels.isa().name());
+        let (conv, gather) = (&case.conv, case.conv.gather(Direction::Backward));
+        for precision in Precision::ALL {
+            let g = values(precision, case.seed, case.images * case.output().len());
+            let w = values(precision, case.seed ^ 1, conv.weight_len());
+            let before = values(precision, case.seed ^ 2, case.images * case.input().len());
+            let mut exact =
+                reference::conv_input(conv, case.images, case.input(), case.output(), &to_f64(&g), &to_f64(&w));
+            if accumulate {
+                exact.values.iter_mut().zip(&before).for_each(|(value, &b)| *value += f64::from(b));
+                exact.magnitudes.iter_mut().zip(&before).for_each(|(value, b)| *value += f64::from(b.abs()));
+            }
+            for kernels in all_kernels(precision) {
+                let data = Data { input: &g, weights: &w, before: accumulate.then_some(&before) };
+                let (found, _) = case.run(kernels, &gather, data, None);
+                let name = format!("{} {}", kernels.isa().name(), precision.name());
+                exact.assert_close(&found, stored(precision), &name);
+            }
         }
     }
 
     #[test]
     fn gradient_by_the_weights_in_bands_and_parts(case in cases(), bands in 1usize..4, parts in 1usize..4) {
-        let x = noise(case.seed, case.images * case.input.len());
-        let g = noise(case.seed ^ 1, case.images * case.output.len());
-        let exact = reference::conv_weights(&case.conv, case.images, case.input, case.output, &to_f64(&x), &to_f64(&g));
-        let (outputs, inputs, taps) = case.extents();
-        for kernels in all_kernels() {
-            let mut total = vec![0.0f32; case.weight_len()];
-            for rows in split(case.output.height, bands) {
-                for outputs in split(outputs, parts) {
-                    let mut gradient = vec![f32::NAN; outputs.len() * inputs * taps];
-                    let first = outputs.start * inputs * taps;
-                    kernels.conv_weights(ConvWeightsBand {
-                        conv: &case.conv,
-                        rows: rows.clone(),
-                        input: &pack(&x, case.input),
-                        in_channels: inputs,
-                        output_gradient: &pack(&g, case.output),
-                        out_channels: case.output.channels,
-                        outputs,
-                        gradient: &mut gradient,
-                    });
-                    total[first..].iter_mut().zip(&gradient).for_each(|(total, part)| *total += part);
-                }
+        let conv = &case.conv;
+        for precision in Precision::ALL {
+            let x = values(precision, case.seed, case.images * case.input().len());
+            let g = values(precision, case.seed ^ 1, case.images * case.output().len());
+            let exact =
+                reference::conv_weights(conv, case.images, case.input(), case.output(), &to_f64(&x), &to_f64(&g));
+            for kernels in all_kernels(precision) {
+                let found = weight_gradient(kernels, &case, &x, &g, (bands, parts));
+                exact.assert_close(&found, SUM, &format!("{} {}", kernels.isa().name(), precision.name()));
             }
-            exact.assert_close(&total, TOLERANCE, kernels.isa().name());
+        }
+    }
+
+    #[test]
+    fn images_are_stored_as_the_first_convolution_reads_them(
+        case in cases(), kernel in prop_oneof![Just(1usize), Just(3), Just(7)], wide in 0usize..30,
+    ) {
+        let input = Shape { channels: case.conv.inputs.min(8), width: case.input().width + wide, ..case.input() };
+        let (stride, padding) = (case.conv.vertical.stride, kernel / 2);
+        let extent = |side: usize| (side + 2 * padding - kernel) / stride + 1;
+        let output = Shape::new(4, extent(input.height), extent(input.width));
+        let conv = Conv2d::new(input, output, kernel, stride, padding);
+        let images = case.images.min(GROUP);
+        for precision in Precision::ALL {
+            let x = values(precision, case.seed, images * input.len());
+            for kernels in all_kernels(precision) {
+                let layout = kernels.layout();
+                let shape = layout.image_shape(&conv);
+                let mut group = vec![f32::NAN; layout.group_len(shape)];
+                kernels.load_images(Images { images: &x, conv: &conv, group: &mut group });
+                let found = unpack_checked(layout, &group, shape, images);
+                let expected = if layout == Layout::Tiled { patches(&conv, &x) } else { x.clone() };
+                prop_assert_eq!(found, expected, "{} {}", kernels.isa().name(), precision.name());
+            }
         }
     }
 
     #[test]
     fn normalisation_and_its_gradient(
-        channels in 1usize..=130, pixels in 1usize..100, images in 1usize..=GROUP, relu: bool, residual: bool, seed: u64,
+        channels in 1usize..=130, height in 1usize..8, width in 1usize..12, images in 1usize..=GROUP,
+        relu: bool, residual: bool, seed: u64,
     ) {
-        let shape = Shape::new(channels, 1, pixels);
-        let values = |salt| noise(seed ^ salt, images * shape.len());
-        let (y, r, g) = (values(1), values(2), values(3));
+        let shape = Shape::new(channels, height, width);
         let per_channel = |salt| noise(seed ^ salt, channels);
         let (scale, shift, mean) = (per_channel(4), per_channel(5), per_channel(6));
-        for kernels in all_kernels() {
-            let name = kernels.isa().name();
-            let packed_residual = pack(&r, shape);
-            let mut output = vec![f32::NAN; shape.len() * GROUP];
-            kernels.normalize(Normalize {
-                input: &pack(&y, shape),
-                residual: residual.then_some(&packed_residual),
-                output: &mut output,
-                scale: &scale,
-                shift: &shift,
-                relu,
-                images,
-            });
-            let z = unpack(&output, shape, images);
-            each(&y, shape, |i, c| {
-                let sum = f64::from(scale[c]) * f64::from(y[i]) + f64::from(shift[c]);
-                let sum = sum + if residual { f64::from(r[i]) } else { 0.0 };
-                (if relu { sum.max(0.0) } else { sum }, 3.0)
-            }).assert_close(&z, TOLERANCE, name);
-            prop_assert!(output.chunks(GROUP).all(|lanes| lanes[images..].iter().all(|&v| v == 0.0)), "{name}: empty lanes");
+        for precision in Precision::ALL {
+            let values = |salt| values(precision, seed ^ salt, images * shape.len());
+            let (y, r, g) = (values(1), values(2), values(3));
+            for kernels in all_kernels(precision) {
+                let (layout, tolerance) = (kernels.layout(), stored(precision));
+                let name = &format!("{} {}", kernels.isa().name(), precision.name());
+                let (input, packed_residual) = (pack(layout, &y, shape), pack(layout, &r, shape));
+                let mut output = vec![f32::NAN; input.len()];
+                kernels.normalize(Normalize {
+                    shape,
+                    input: &input,
+                    residual: residual.then_some(&packed_residual),
+                    output: &mut output,
+                    scale: &scale,
+                    shift: &shift,
+                    relu,
+                    images,
+                });
+                let z = unpack_checked(layout, &output, shape, images);
+                each(&y, shape, |i, c| {
+                    let sum = f64::from(scale[c]) * f64::from(y[i]) + f64::from(shift[c]);
+                    let sum = sum + if residual { f64::from(r[i]) } else { 0.0 };
+                    (if relu { sum.max(0.0) } else { sum }, 3.0)
+                }).assert_close(&z, tolerance, name);
 
-            let mut gradient = pack(&g, shape);
-            let mut sums = vec![f64::NAN; 2 * channels];
-            kernels.normalize_reduce(NormalizeReduce {
-                gradient: &mut gradient,
-                rectified: relu.then_some(&output),
-                input: &pack(&y, shape),
-                mean: &mean,
-                inv_std: &scale,
-                sums: &mut sums,
-            });
-            let masked = unpack(&gradient, shape, images);
-            each(&g, shape, |i, _| (if relu && z[i] <= 0.0 { 0.0 } else { g[i].into() }, 0.0)).assert_close(&masked, 0.0, name);
-            gradient_sums(&masked, &y, &mean, &scale, shape)
-                .assert_close(&sums.iter().map(|&s| s as f32).collect::<Vec<_>>(), TOLERANCE, name);
+                let mut gradient = pack(layout, &g, shape);
+                let mut sums = vec![f64::NAN; 2 * channels];
+                kernels.normalize_reduce(NormalizeReduce {
+                    shape,
+                    gradient: &mut gradient,
+                    rectified: relu.then_some(&output),
+                    input: &input,
+                    mean: &mean,
+                    inv_std: &scale,
+                    sums: &mut sums,
+                });
+                let masked = unpack_checked(layout, &gradient, shape, images);
+                each(&g, shape, |i, _| (if relu && z[i] <= 0.0 { 0.0 } else { g[i].into() }, 0.0))
+                    .assert_close(&masked, EXACT, name);
+                gradient_sums(&masked, &y, &mean, &scale, shape)
+                    .assert_close(&sums.iter().map(|&s| s as f32).collect::<Vec<_>>(), MOMENTS, name);
 
-            kernels.normalize_backward(NormalizeBackward {
-                gradient: &gradient,
-                input: &pack(&y, shape),
-                output: &mut output,
-                a: &scale,
-                b: &shift,
-                c: &mean,
-                images,
-            });
-            each(&y, shape, |i, c| {
-                let linear = f64::from(scale[c]) * f64::from(masked[i]) + f64::from(shift[c]) * f64::from(y[i]);
-                (linear + f64::from(mean[c]), 3.0)
-            }).assert_close(&unpack(&output, shape, images), TOLERANCE, name);
+                kernels.normalize_backward(NormalizeBackward {
+                    shape,
+                    gradient: &gradient,
+                    input: &input,
+                    output: &mut output,
+                    a: &scale,
+                    b: &shift,
+                    c: &mean,
+                    images,
+                });
+                each(&y, shape, |i, c| {
+                    let linear = f64::from(scale[c]) * f64::from(masked[i]) + f64::from(shift[c]) * f64::from(y[i]);
+                    (linear + f64::from(mean[c]), 3.0)
+                }).assert_close(&unpack_checked(layout, &output, shape, images), tolerance, name);
+            }
         }
     }
+
+    #[test]
+    fn padding_pooling_and_their_gradients(
+        channels in 1usize..70, more in 0usize..70, height in 1usize..9, width in 1usize..9, stride in 1usize..=2,
+        images in 1usize..=GROUP, seed: u64,
+    ) {
+        let narrow = Shape::new(channels, height, width);
+        let wide = Shape::new(channels + more, height.div_ceil(stride), width.div_ceil(stride));
+        for precision in Precision::ALL {
+            let x = values(precision, seed, images * narrow.len());
+            let g = values(precision, seed ^ 1, images * wide.len());
+            let means = noise(seed ^ 2, images * channels);
+            for kernels in all_kernels(precision) {
+                let layout = kernels.layout();
+                let name = &format!("{} {}", kernels.isa().name(), precision.name());
+                let (input, gradient) = (pack(layout, &x, narrow), pack(layout, &g, wide));
+                let mut output = vec![f32::NAN; gradient.len()];
+                kernels.pad(Pad { narrow, wide, stride, input: &input, output: &mut output });
+                let mut back = vec![f32::NAN; input.len()];
+                kernels.pad_backward(Pad { narrow, wide, stride, input: &gradient, output: &mut back });
+                let (padded, cut) = padding(&x, &g, narrow, wide, stride);
+                prop_assert_eq!(unpack_checked(layout, &output, wide, images), padded, "{}", name);
+                prop_assert_eq!(unpack_checked(layout, &back, narrow, images), cut, "{}", name);
+
+                let mean_shape = Shape::new(channels, 1, 1);
+                let pixels = height * width;
+                let mut mean = vec![f32::NAN; Layout::Interleaved.group_len(mean_shape)];
+                kernels.pool(Pool { shape: narrow, input: &input, output: &mut mean });
+                let planes = x.chunks(pixels).map(|plane| {
+                    let sum = |f: fn(f32) -> f32| plane.iter().map(|&v| f64::from(f(v))).sum::<f64>() / pixels as f64;
+                    (sum(|v| v), sum(f32::abs))
+                });
+                let (values, magnitudes) = planes.unzip();
+                Exact { values, magnitudes }
+                    .assert_close(&unpack(Layout::Interleaved, &mean, mean_shape, images), SUM, name);
+                let packed = pack(Layout::Interleaved, &means, mean_shape);
+                kernels.pool_backward(Pool { shape: narrow, input: &packed, output: &mut back });
+                each(&x, narrow, |i, _| {
+                    let share = f64::from(means[i / pixels]) / pixels as f64;
+                    (share, share.abs())
+                }).assert_close(&unpack_checked(layout, &back, narrow, images), stored(precision), name);
+            }
+        }
+    }
+}
+
+/// The gradient by the weights, summed over bands of rows, parts of the outputs and sets of groups.
+fn weight_gradient(
+    kernels: &dyn Kernels,
+    case: &Case,
+    x: &[f32],
+    g: &[f32],
+    (bands, parts): (usize, usize),
+) -> Vec<f32> {
+    let (conv, layout) = (&case.conv, kernels.layout());
+    let (input, gradient) = (pack(layout, x, case.input()), pack(layout, g, case.output()));
+    let (input_len, output_len) = (layout.group_len(case.input()), layout.group_len(case.output()));
+    let per_output = kernels.gradient_len(conv) / conv.outputs;
+    let mut summed = vec![0.0f32; kernels.gradient_len(conv)];
+    let sets =
+        input.chunks(layout.weight_groups() * input_len).zip(gradient.chunks(layout.weight_groups() * output_len));
+    for (input, output_gradient) in sets {
+        for rows in split(case.output().height, bands) {
+            for outputs in split(conv.outputs, if layout.cuts_outputs() { parts } else { 1 }) {
+                let range = if layout.cuts_outputs() {
+                    outputs.start * per_output..outputs.end * per_output
+                } else {
+                    0..summed.len()
+                };
+                let mut part = vec![f32::NAN; range.len()];
+                kernels.conv_weights(ConvWeightsBand {
+                    conv,
+                    rows: rows.clone(),
+                    groups: input.len() / input_len,
+                    input,
+                    output_gradient,
+                    outputs,
+                    gradient: &mut part,
+                });
+                summed[range].iter_mut().zip(&part).for_each(|(total, part)| *total += part);
+            }
+        }
+    }
+    let mut found = vec![f32::NAN; conv.weight_len()];
+    for outputs in split(conv.outputs, 3) {
+        let len = conv.inputs * conv.taps();
+        kernels.unpack_gradient(conv, &summed, outputs.start, &mut found[outputs.start * len..outputs.end * len]);
+    }
+    found
+}
+
+/// What each tap of a convolution reads for each pixel it writes: `[image][channel, row, column][pixel]`.
+fn patches(conv: &Conv2d, images: &[f32]) -> Vec<f32> {
+    let (input, output, shape) = (conv.input(), conv.output(), conv.patches());
+    let (kernel, stride, padding) = (conv.vertical.kernel, conv.vertical.stride, conv.vertical.padding);
+    let mut found = Vec::new();
+    for image in images.chunks(input.len()) {
+        for tap in 0..shape.channels {
+            let (channel, row, column) = (tap / (kernel * kernel), tap / kernel % kernel, tap % kernel);
+            for pixel in 0..output.height * output.width {
+                let y = (pixel / output.width * stride + row).checked_sub(padding).filter(|&y| y < input.height);
+                let x = (pixel % output.width * stride + column).checked_sub(padding).filter(|&x| x < input.width);
+                let at = y.zip(x).map(|(y, x)| (channel * input.height + y) * input.width + x);
+                found.push(at.map_or(0.0, |at| image[at]));
+            }
+        }
+    }
+    found
+}
+
+/// Option A's output for `x`, and the gradient of its input for `g`, by the definition.
+fn padding(x: &[f32], g: &[f32], narrow: Shape, wide: Shape, stride: usize) -> (Vec<f32>, Vec<f32>) {
+    let images = x.len() / narrow.len();
+    let first = (wide.channels - narrow.channels) / 2;
+    let (mut padded, mut cut) = (vec![0.0; g.len()], vec![0.0; x.len()]);
+    for image in 0..images {
+        for channel in 0..narrow.channels {
+            for pixel in 0..wide.height * wide.width {
+                let (y, x_at) = (pixel / wide.width * stride, pixel % wide.width * stride);
+                let from = ((image * narrow.channels + channel) * narrow.height + y) * narrow.width + x_at;
+                let to = (image * wide.channels + first + channel) * wide.height * wide.width + pixel;
+                padded[to] = x[from];
+                cut[from] = g[to];
+            }
+        }
+    }
+    (padded, cut)
 }
 
 /// Up to `parts` ranges that cover `0..len`.
@@ -239,11 +444,22 @@ fn each(like: &[f32], shape: Shape, f: impl Fn(usize, usize) -> (f64, f64)) -> E
     Exact { values, magnitudes }
 }
 
-fn moments(y: &[f32], case: &Case, pivot: &[f32]) -> Exact {
-    channel_sums(y, case.output, |i, c| {
-        let centred = f64::from(y[i]) - f64::from(pivot[c]);
-        [centred, centred * centred]
-    })
+/// Moments of exact results, in the magnitudes of their sums.
+fn moments(exact: &Exact, case: &Case, pivot: &[f32]) -> Exact {
+    let shape = case.output();
+    let mut sums = Exact { values: vec![0.0; 2 * shape.channels], magnitudes: vec![0.0; 2 * shape.channels] };
+    for (index, (value, magnitude)) in exact.values.iter().zip(&exact.magnitudes).enumerate() {
+        let channel = channel_of(index, shape);
+        let centred = value - f64::from(pivot[channel]);
+        let magnitude = magnitude + f64::from(pivot[channel].abs());
+        for (which, (term, magnitude)) in
+            [(centred, magnitude), (centred * centred, magnitude * magnitude)].into_iter().enumerate()
+        {
+            sums.values[2 * channel + which] += term;
+            sums.magnitudes[2 * channel + which] += magnitude;
+        }
+    }
+    sums
 }
 
 fn gradient_sums(g: &[f32], y: &[f32], mean: &[f32], inv_std: &[f32], shape: Shape) -> Exact {

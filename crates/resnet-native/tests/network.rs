@@ -79,7 +79,7 @@ fn state(session: &Session) -> HashMap<String, Vec<f64>> {
 /// Loss and gradients of one pass, with the loss and the finite differences they should equal.
 fn check_gradients(kind: Shortcut, images: usize, smoothing: f32, isa: Isa) {
     let graph = graph(kind);
-    let mut session = session(&graph, Options { threads: 2, isa: Some(isa) });
+    let mut session = session(&graph, Options { threads: 2, isa: Some(isa), ..Options::default() });
     let (pixels, labels) = batch(images);
     let mut values = state(&session);
     let outcome = session.forward_backward(&pixels, &labels, smoothing).expect("a step");
@@ -126,7 +126,7 @@ fn gradients_equal_finite_differences_on_every_instruction_set() {
 
 /// Parameters, statistics and gradients after a few steps, as bits.
 fn trained(threads: usize, batches: &[usize]) -> Vec<u32> {
-    let mut session = session(&graph(Shortcut::Project), Options { threads, isa: None });
+    let mut session = session(&graph(Shortcut::Project), Options { threads, ..Options::default() });
     for &images in batches {
         let (pixels, labels) = batch(images);
         session.forward_backward(&pixels, &labels, 0.0).expect("a step");
@@ -195,10 +195,14 @@ fn graphs_the_engine_cannot_run_are_refused_by_name() {
         _ => panic!("expected the graph to be refused"),
     };
     let mut lone_relu = Graph::new(INPUT);
-    let relu = lone_relu.relu("lonely", Graph::INPUT);
+    let conv = lone_relu.conv("conv1", Graph::INPUT, 4, 3, 1);
+    let relu = lone_relu.relu("lonely", conv);
     lone_relu.linear("fc", relu, 2);
     assert!(refused(&lone_relu).contains("lonely"));
     let mut no_head = Graph::new(INPUT);
     no_head.conv("conv1", Graph::INPUT, 4, 3, 1);
     assert!(refused(&no_head).contains("linear"));
+    let mut read_twice = graph(Shortcut::Pad);
+    read_twice.conv("other", Graph::INPUT, 4, 3, 1);
+    assert!(refused(&read_twice).contains("one convolution"));
 }

@@ -24,7 +24,11 @@ fn data() -> Splits {
 
 fn train(run: Run, stop_after: u64) -> resnet::Result<Progress> {
     let stop = AtomicBool::new(false);
-    let mut engine = Native::new(run.network(), run.weights(), NativeOptions { threads: run.config().threads })?;
+    let mut engine = Native::new(
+        run.network(),
+        run.weights(),
+        NativeOptions { threads: run.config().threads, precision: run.config().precision },
+    )?;
     run.train(&mut engine, &stop, &mut |event| {
         if let Event::Stepped { progress, .. } = event {
             stop.store(progress.iteration == stop_after, Ordering::Relaxed);

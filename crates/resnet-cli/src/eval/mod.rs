@@ -13,6 +13,7 @@ use resnet::eval::{Evaluation, evaluate};
 use serde::Serialize;
 
 use crate::network::NetworkArgs;
+use crate::precision::PrecisionArg;
 use crate::preprocess::PreprocessArgs;
 use crate::progress::Progress;
 use crate::terminal::{print, print_json};
@@ -47,6 +48,9 @@ pub struct Args {
     /// Which weights of a run [default: best]
     #[arg(long, value_name = "WHICH")]
     checkpoint: Option<Checkpoint>,
+    /// Precision
+    #[arg(long, value_name = "NAME", default_value = "f32")]
+    precision: PrecisionArg,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -68,14 +72,15 @@ struct Measurement {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let measurement = measure(Subject::find(args)?)?;
+    let measurement = measure(Subject::find(args)?, args.precision)?;
     if args.json { print_json(&measurement) } else { Ok(print(report::text(&measurement))?) }
 }
 
-fn measure(subject: Subject) -> anyhow::Result<Measurement> {
+fn measure(subject: Subject, precision: PrecisionArg) -> anyhow::Result<Measurement> {
     let Subject { network, weights, state, data, normalisation } = subject;
-    let mut engine = Native::new(&network, &state, NativeOptions::default())
-        .with_context(|| format!("{} as {}", weights.display(), network.name))?;
+    let options = NativeOptions { precision: precision.into(), ..NativeOptions::default() };
+    let mut engine =
+        Native::new(&network, &state, options).with_context(|| format!("{} as {}", weights.display(), network.name))?;
     let splits = crate::data::open(&data, network.input)?.fit(network.input)?;
     let classes = splits.test.classes();
     anyhow::ensure!(

@@ -91,7 +91,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(path) => resume(args, path)?,
         None => create(args)?,
     };
-    let mut engine = Native::new(run.network(), run.weights(), NativeOptions { threads: run.config().threads })?;
+    let options = NativeOptions { threads: run.config().threads, precision: run.config().precision };
+    let mut engine = Native::new(run.network(), run.weights(), options)?;
     introduce(&run, &engine)?;
 
     let (dir, config) = (run.dir().clone(), run.config().clone());

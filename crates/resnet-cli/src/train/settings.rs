@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use resnet::arch::{ProjectionInit, Shortcut};
 use resnet::data::Preprocess;
+use resnet::engine::Precision;
 use resnet::train::{Config, Layers};
 use toml::{Table, Value};
 
 use crate::network::NetworkArgs;
+use crate::precision::PrecisionArg;
 use crate::preprocess::PreprocessArgs;
 
 /// How to train.
@@ -64,6 +66,9 @@ pub struct Settings {
     /// Seed of all that is random
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
+    /// Precision: f32 or bf16 [default: the faster on this machine]
+    #[arg(long, value_name = "NAME")]
+    precision: Option<PrecisionArg>,
     /// Any other setting of --print-config, for example schedule.gamma=0.2
     #[arg(long, value_name = "SETTING=VALUE")]
     set: Vec<String>,
@@ -112,6 +117,7 @@ impl Settings {
         put(&mut flags, "label-smoothing", self.label_smoothing);
         put(&mut flags, "eval-interval", self.eval_interval.map(i64::from));
         put(&mut flags, "checkpoint-interval", self.checkpoint_interval.map(i64::from));
+        put(&mut flags, "precision", text(self.precision.map(Precision::from))?);
         put(&mut flags, "seed", self.seed.map(i64::from));
 
         let mut optimizer = Table::new();

@@ -23,18 +23,25 @@ impl Exact {
         self.magnitudes[at] += term.abs();
     }
 
-    /// Panics when a value found is further from the exact one than `tolerance` magnitudes.
-    pub fn assert_close(&self, found: &[f32], tolerance: f64, what: &str) {
+    /// Panics when a value found is further from the exact one than `tolerance` allows.
+    pub fn assert_close(&self, found: &[f32], tolerance: Tolerance, what: &str) {
         assert_eq!(found.len(), self.values.len(), "{what}: length");
         for (index, &found) in found.iter().enumerate() {
             let (exact, magnitude) = (self.values[index], self.magnitudes[index]);
             let error = (f64::from(found) - exact).abs();
-            assert!(
-                error <= tolerance * magnitude + 1e-30,
-                "{what}[{index}]: {found} is not {exact} (error {error:e})"
-            );
+            let allowed = tolerance.sum * magnitude + tolerance.result * exact.abs() + 1e-30;
+            assert!(error <= allowed, "{what}[{index}]: {found} is not {exact} (error {error:e})");
         }
     }
+}
+
+/// Rounding errors that a result may show.
+#[derive(Clone, Copy)]
+pub struct Tolerance {
+    /// In magnitudes of the sum.
+    pub sum: f64,
+    /// In parts of the result, from the form in which it is stored.
+    pub result: f64,
 }
 
 /// Calls `visit(image, out, in, tap, output index, input index)` for every product of a convolution.

@@ -3,7 +3,7 @@
 mod native;
 
 pub use native::{Native, NativeOptions};
-pub use resnet_native::{Isa, Outcome, Update};
+pub use resnet_native::{Isa, Outcome, Precision, Update};
 
 use crate::{Result, StateDict};
 

@@ -3,7 +3,7 @@
 use resnet_native::graph::Role;
 use resnet_native::{Memory, Optimizer, Options, Session};
 
-use super::{Batch, Engine, Loss, OptimizerState, Outcome, Update};
+use super::{Batch, Engine, Loss, OptimizerState, Outcome, Precision, Update};
 use crate::arch::{Graph, Network};
 use crate::{Result, StateDict, StateMismatch, Tensor};
 
@@ -12,6 +12,8 @@ use crate::{Result, StateDict, StateMismatch, Tensor};
 pub struct NativeOptions {
     /// Threads; 0 for one a core. The results are the same for any number.
     pub threads: usize,
+    /// Precision of training and inference.
+    pub precision: Precision,
 }
 
 /// The CPU engine of this project.
@@ -27,7 +29,8 @@ impl Native {
     /// When the network cannot be built, the state does not fit or threads cannot be started.
     pub fn new(network: &Network, state: &StateDict, options: NativeOptions) -> Result<Self> {
         let graph = network.graph()?;
-        let session = Session::new(&graph, Options { threads: options.threads, isa: None })?;
+        let session =
+            Session::new(&graph, Options { threads: options.threads, isa: None, precision: options.precision })?;
         let mut engine = Self { session, graph };
         engine.load_state(state)?;
         Ok(engine)
@@ -66,7 +69,8 @@ impl Engine for Native {
     fn describe(&self) -> String {
         let threads = self.session.threads();
         let plural = if threads == 1 { "" } else { "s" };
-        format!("native CPU engine, {} f32, {threads} thread{plural}", self.session.isa().name())
+        let (isa, precision) = (self.session.isa().name(), self.session.precision().name());
+        format!("native CPU engine, {isa} {precision}, {threads} thread{plural}")
     }
 
     fn forward_backward(&mut self, batch: &Batch, loss: &Loss) -> Result<Outcome> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::schedule::Schedule;
 use crate::arch::{Network, Op, ProjectionInit, Shortcut};
 use crate::data::{Augment, Preprocess};
-use crate::engine::{Loss, Update};
+use crate::engine::{Loss, Precision, Update};
 use crate::{Error, Result};
 
 /// A run's settings; in TOML with dashes in the names. [`Layers`](super::Layers) puts one together.
@@ -50,6 +50,9 @@ pub struct Config {
     pub checkpoint_interval: u64,
     /// Seed of the weights, the order of the images, their augmentation and the validation split.
     pub seed: u64,
+    /// Precision of the engine; the [fastest](Precision::fastest) of the machine that starts the run when absent.
+    #[serde(default = "Precision::fastest")]
+    pub precision: Precision,
     /// Threads of the engine; 0 for one a core. The one setting that does not change the result.
     pub threads: usize,
     /// How pixels are normalised.

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Isa, frame::Vector, implement_kernels};
+use super::frame::{Vector, tiled::Software};
+use super::{Isa, implement_kernels, implement_tiled_kernels};
 
 /// The AVX2 kernels.
 pub struct Avx2;
@@ -12,6 +13,14 @@ implement_kernels!(
     conv: 4 channels x 3 pixels,
     weights: 2 outputs x 2 inputs x 3 columns
 );
+
+/// The kernels in bf16, without an instruction for it.
+pub struct Tiled;
+
+implement_tiled_kernels!(Tiled, Isa::Avx2, Software<Lanes>, #[target_feature(enable = "avx2,fma")]);
+
+/// The high half of a word.
+const HIGH: i32 = 0xffff_0000u32 as i32;
 
 /// Eight floats.
 #[derive(Clone, Copy)]
@@ -84,5 +93,60 @@ impl Vector for Lanes {
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(self) -> (Self, Self) {
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm256_castps_si256(self.0);
+            let low = _mm256_slli_epi32::<16>(words);
+            let high = _mm256_and_si256(words, _mm256_set1_epi32(HIGH));
+            (Self(_mm256_castsi256_ps(low)), Self(_mm256_castsi256_ps(high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow(low: Self, high: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(rounded(low.0));
+            let high = _mm256_and_si256(rounded(high.0), _mm256_set1_epi32(HIGH));
+            Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zip_low(a: Self, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm256_andnot_si256(_mm256_set1_epi32(HIGH), _mm256_castps_si256(a.0));
+            let high = _mm256_slli_epi32::<16>(_mm256_castps_si256(b.0));
+            Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zip_high(a: Self, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(a.0));
+            let high = _mm256_and_si256(_mm256_castps_si256(b.0), _mm256_set1_epi32(HIGH));
+            Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
+        }
+    }
+}
+
+/// Floats as words whose high halves are their values in bf16, to the nearest and to even.
+///
+/// # Safety
+/// The machine has the vector's instructions.
+#[inline(always)]
+unsafe fn rounded(values: __m256) -> __m256i {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let bits = _mm256_castps_si256(values);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd)
     }
 }

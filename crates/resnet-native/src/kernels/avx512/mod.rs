@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Isa, frame::Vector, implement_kernels};
+use super::frame::{Vector, tiled::Software};
+use super::{Isa, implement_kernels, implement_tiled_kernels};
 
 /// The AVX-512 kernels.
 pub struct Avx512;
@@ -12,6 +13,14 @@ implement_kernels!(
     conv: 8 channels x 3 pixels,
     weights: 4 outputs x 2 inputs x 3 columns
 );
+
+/// The kernels in bf16, without an instruction for it.
+pub struct Tiled;
+
+implement_tiled_kernels!(Tiled, Isa::Avx512, Software<Lanes>, #[target_feature(enable = "avx512f")]);
+
+/// The high half of a word.
+const HIGH: i32 = 0xffff_0000u32 as i32;
 
 /// Sixteen floats.
 #[derive(Clone, Copy)]
@@ -83,5 +92,125 @@ impl Vector for Lanes {
     unsafe fn sum(self) -> f32 {
         // SAFETY: as above.
         unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(self) -> (Self, Self) {
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm512_castps_si512(self.0);
+            let low = _mm512_slli_epi32::<16>(words);
+            let high = _mm512_and_si512(words, _mm512_set1_epi32(HIGH));
+            (Self(_mm512_castsi512_ps(low)), Self(_mm512_castsi512_ps(high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow(low: Self, high: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm512_srli_epi32::<16>(rounded(low.0));
+            let high = _mm512_and_si512(rounded(high.0), _mm512_set1_epi32(HIGH));
+            Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zip_low(a: Self, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm512_andnot_si512(_mm512_set1_epi32(HIGH), _mm512_castps_si512(a.0));
+            let high = _mm512_slli_epi32::<16>(_mm512_castps_si512(b.0));
+            Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zip_high(a: Self, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(a.0));
+            let high = _mm512_and_si512(_mm512_castps_si512(b.0), _mm512_set1_epi32(HIGH));
+            Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, to: *mut f32) {
+        // SAFETY: as above; the caller gives two tiles.
+        unsafe {
+            let mut rows = [_mm512_setzero_si512(); 16];
+            for (row, words) in rows.iter_mut().enumerate() {
+                *words = _mm512_loadu_si512(from.add(16 * row).cast());
+            }
+            transpose_words(&mut rows);
+            for (row, words) in rows.into_iter().enumerate() {
+                _mm512_storeu_si512(to.add(16 * row).cast(), words);
+            }
+        }
+    }
+}
+
+impl Lanes {
+    /// [`Vector::narrow`] with the instruction for it.
+    ///
+    /// # Safety
+    /// The machine has AVX-512BW and AVX-512BF16.
+    #[inline(always)]
+    pub unsafe fn narrow_bf16(self, high: Self) -> Self {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let mut order = [0u16; 32];
+            for (word, order) in order.iter_mut().enumerate() {
+                *order = (word / 2 + word % 2 * 16) as u16;
+            }
+            let order = _mm512_loadu_si512(order.as_ptr().cast());
+            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high.0, self.0));
+            Self(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves)))
+        }
+    }
+}
+
+/// Transposes 16 rows of 16 words: pairs, then fours, then quarters of registers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_words(rows: &mut [__m512i; 16]) {
+    let mut pairs = [_mm512_setzero_si512(); 16];
+    for i in 0..8 {
+        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    for i in (0..16).step_by(4) {
+        rows[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+    }
+    const EVEN: i32 = 0b10_00_10_00;
+    const ODD: i32 = 0b11_01_11_01;
+    let mut halves = [_mm512_setzero_si512(); 16];
+    for i in 0..4 {
+        for half in [0, 8] {
+            halves[half + i] = _mm512_shuffle_i32x4::<EVEN>(rows[half + i], rows[half + 4 + i]);
+            halves[half + 4 + i] = _mm512_shuffle_i32x4::<ODD>(rows[half + i], rows[half + 4 + i]);
+        }
+    }
+    for i in 0..8 {
+        rows[i] = _mm512_shuffle_i32x4::<EVEN>(halves[i], halves[8 + i]);
+        rows[8 + i] = _mm512_shuffle_i32x4::<ODD>(halves[i], halves[8 + i]);
+    }
+}
+
+/// Floats as words whose high halves are their values in bf16, to the nearest and to even.
+///
+/// # Safety
+/// The machine has the vector's instructions.
+#[inline(always)]
+unsafe fn rounded(values: __m512) -> __m512i {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let bits = _mm512_castps_si512(values);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd)
     }
 }

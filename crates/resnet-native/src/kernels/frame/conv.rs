@@ -1,13 +1,13 @@
 //! Convolution: a tile of output channels by output pixels stays in registers while the taps and the
 //! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
 
-use super::Vector;
+use super::{MAX_KERNEL, Vector};
 use crate::geometry::{Run, Tap};
 use crate::kernels::ConvBand;
 use crate::layout::{GROUP, lane_mask};
 
-/// Taps of the largest kernel (7x7).
-pub const MAX_TAPS: usize = 49;
+/// Taps of the largest kernel.
+const MAX_TAPS: usize = MAX_KERNEL * MAX_KERNEL;
 
 /// Where a tap reads for the first pixel of a tile, and where its weights are; in floats.
 #[derive(Clone, Copy, Default)]
@@ -23,17 +23,18 @@ struct Source {
 #[inline(always)]
 pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) {
     let gather = band.gather;
-    let pixel = band.in_channels * GROUP;
-    let block_len = gather.kernel * gather.kernel * band.in_channels * K;
+    let (in_channels, out_channels) = (gather.from.channels, gather.to.channels);
+    let pixel = in_channels * GROUP;
+    let block_len = gather.kernel * gather.kernel * in_channels * K;
     let images = band.moments.as_ref().map_or(GROUP, |moments| moments.images);
     let mut moments = band.moments;
-    for first in (0..band.out_channels).step_by(K) {
+    for first in (0..out_channels).step_by(K) {
         let mut tile = Tile::<V, K> {
             input: band.input.as_ptr(),
-            in_channels: band.in_channels,
+            in_channels,
             // SAFETY: packed weights hold a block for every `K` channels.
             weights: unsafe { band.weights.as_ptr().add(first / K * block_len) },
-            channels: K.min(band.out_channels - first),
+            channels: K.min(out_channels - first),
             accumulate: band.accumulate,
             // SAFETY: no memory is touched.
             sums: unsafe { [[V::splat(0.0); 2]; K] },
@@ -49,16 +50,16 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
             for run in &gather.columns {
                 let mut sources = [Source::default(); MAX_TAPS];
                 let count =
-                    list_sources(&gather.rows[row], run, gather.kernel, gather.from_width, pixel, K, &mut sources);
+                    list_sources(&gather.rows[row], run, gather.kernel, gather.from.width, pixel, K, &mut sources);
                 let sources = &sources[..count];
                 let mut done = 0;
                 while done < run.count {
                     let pixels = P.min(run.count - done);
-                    let at = ((index * gather.width + run.start + done * run.step) * band.out_channels + first) * GROUP;
+                    let at = ((index * gather.to.width + run.start + done * run.step) * out_channels + first) * GROUP;
                     let steps = Steps {
                         input: done * run.from_step * pixel,
                         input_step: run.from_step * pixel,
-                        output_step: run.step * band.out_channels * GROUP,
+                        output_step: run.step * out_channels * GROUP,
                     };
                     // SAFETY: the pixel lies inside the output; `list_sources` gives taps inside the input.
                     unsafe {

@@ -31,7 +31,7 @@ pub unsafe fn conv_weights<V: Vector, const K: usize, const C: usize>(band: Conv
 /// See the [module](super).
 #[inline(always)]
 unsafe fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(band: ConvWeightsBand<'_>) {
-    let (kernel, inputs) = (band.conv.horizontal.kernel, band.in_channels);
+    let (kernel, inputs) = (band.conv.horizontal.kernel, band.conv.inputs);
     let gradient = band.gradient.as_mut_ptr();
     for row in 0..kernel {
         for column in (0..kernel).step_by(X) {
@@ -71,13 +71,13 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
     let (vertical, horizontal) = (band.conv.vertical, band.conv.horizontal);
     let mut inputs = [0; C];
     for c in 0..C {
-        inputs[c] = (input + c).min(band.in_channels - 1) * GROUP;
+        inputs[c] = (input + c).min(band.conv.inputs - 1) * GROUP;
     }
     let mut outputs = [0; K];
     for k in 0..K {
-        outputs[k] = (output + k).min(band.out_channels - 1) * GROUP;
+        outputs[k] = (output + k).min(band.conv.outputs - 1) * GROUP;
     }
-    let (pixel, output_pixel) = (band.in_channels * GROUP, band.out_channels * GROUP);
+    let (pixel, output_pixel) = (band.conv.inputs * GROUP, band.conv.outputs * GROUP);
     // SAFETY: rows and columns are kept inside both images.
     unsafe {
         let mut sums = [[[V::splat(0.0); X]; C]; K];

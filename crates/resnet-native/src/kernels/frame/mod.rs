@@ -1,18 +1,30 @@
 //! The algorithms, generic over a vector type; instantiated once for each instruction set.
 //!
 //! Every function here is `#[inline(always)]` so that it is compiled inside the `#[target_feature]`
-//! function that calls it, and is unsafe for one reason: the caller has checked the lengths of the band
+//! function that calls it (closures are not, so none of them touches a vector), and is unsafe for one reason: the caller has checked the lengths of the band
 //! and runs it on a machine that has the vector's instructions.
+//!
+//! The modules here work on `Layout::Interleaved`, those in [`tiled`] on `Layout::Tiled`.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers read better, and unroll, by index")]
 
 mod conv;
 mod conv_weights;
 mod normalize;
+mod resample;
+pub mod tiled;
+mod weights;
 
-pub use conv::{MAX_TAPS, conv};
+pub use conv::conv;
 pub use conv_weights::conv_weights;
 pub use normalize::{normalize, normalize_backward, normalize_reduce};
+pub use resample::{pad, pad_backward, pool, pool_backward};
+pub use weights::{pack_weights, packed_len};
+
+/// Side of the largest kernel.
+pub const MAX_KERNEL: usize = 7;
+
+use crate::layout::GROUP;
 
 /// A register of floats; a group of images is a whole number of them.
 ///
@@ -37,4 +49,23 @@ pub trait Vector: Copy {
     unsafe fn where_positive(self, gate: Self) -> Self;
     /// Sum of all lanes.
     unsafe fn sum(self) -> f32;
+
+    /// The low and the high halves of every word, widened from bf16.
+    unsafe fn widen(self) -> (Self, Self);
+    /// The reverse of [`widen`](Vector::widen), rounding to the nearest and to even.
+    unsafe fn narrow(low: Self, high: Self) -> Self;
+    /// The low halves of two vectors of words, those of `a` in the low halves of the result.
+    unsafe fn zip_low(a: Self, b: Self) -> Self;
+    /// The same for the high halves.
+    unsafe fn zip_high(a: Self, b: Self) -> Self;
+    /// Transposes a tile of 16 by 16 words.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, to: *mut f32) {
+        for row in 0..GROUP {
+            for column in 0..GROUP {
+                // SAFETY: the caller gives two tiles that do not overlap.
+                unsafe { *to.add(column * GROUP + row) = *from.add(row * GROUP + column) };
+            }
+        }
+    }
 }

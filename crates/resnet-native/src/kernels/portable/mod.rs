@@ -1,6 +1,8 @@
 //! Kernels in plain Rust, four lanes wide: what a compiler vectorises on any machine.
 
-use super::{Isa, frame::Vector, implement_kernels};
+use super::frame::{Vector, tiled::Software};
+use super::{Isa, implement_kernels, implement_tiled_kernels};
+use crate::layout::{narrow, widen};
 
 /// The portable kernels.
 pub struct Portable;
@@ -10,6 +12,11 @@ implement_kernels!(
     conv: 4 channels x 2 pixels,
     weights: 2 outputs x 1 inputs x 3 columns
 );
+
+/// The kernels in bf16, without an instruction for it.
+pub struct Tiled;
+
+implement_tiled_kernels!(Tiled, Isa::Portable, Software<Lanes>,);
 
 /// Four floats.
 #[derive(Clone, Copy)]
@@ -77,5 +84,25 @@ impl Vector for Lanes {
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         (self.0[0] + self.0[1]) + (self.0[2] + self.0[3])
+    }
+
+    #[inline(always)]
+    unsafe fn widen(self) -> (Self, Self) {
+        (Self(self.0.map(|word| widen(word)[0])), Self(self.0.map(|word| widen(word)[1])))
+    }
+
+    #[inline(always)]
+    unsafe fn narrow(low: Self, high: Self) -> Self {
+        low.zip(high, |low, high| narrow([low, high]))
+    }
+
+    #[inline(always)]
+    unsafe fn zip_low(a: Self, b: Self) -> Self {
+        a.zip(b, |a, b| f32::from_bits(a.to_bits() & 0xffff | b.to_bits() << 16))
+    }
+
+    #[inline(always)]
+    unsafe fn zip_high(a: Self, b: Self) -> Self {
+        a.zip(b, |a, b| f32::from_bits(a.to_bits() >> 16 | b.to_bits() & 0xffff_0000))
     }
 }

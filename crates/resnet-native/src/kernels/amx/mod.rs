@@ -1,0 +1,129 @@
+//! AMX: eight registers of 1 KB and an instruction that multiplies two of them, in bf16.
+//!
+//! The mnemonics are assembled in place, for the compiler has no stable intrinsics for them.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::sync::LazyLock;
+
+use super::avx512::Lanes;
+use super::frame::tiled::TileUnit;
+use super::{Isa, implement_tiled_kernels};
+
+/// The AMX kernels.
+pub struct Amx;
+
+implement_tiled_kernels!(Amx, Isa::Amx, Unit, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
+
+/// Whether the machine has AMX with bf16 and the system lets this process use it.
+pub fn is_available() -> bool {
+    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
+        const AMX_BF16: u32 = 1 << 22;
+        const AMX_TILE: u32 = 1 << 24;
+        let vectors = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16");
+        if !vectors || __cpuid(0).eax < 7 {
+            return false;
+        }
+        let features = __cpuid_count(7, 0).edx;
+        features & AMX_BF16 != 0 && features & AMX_TILE != 0 && request_permission()
+    });
+    *AVAILABLE
+}
+
+/// Asks the system for the registers, once for the process; they are too large to save for everyone.
+#[cfg(target_os = "linux")]
+fn request_permission() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_ulong = 18;
+    // SAFETY: the call takes two numbers and changes nothing but this process's permission.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn request_permission() -> bool {
+    false
+}
+
+/// Shape of the registers, as `ldtilecfg` reads it.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Eight registers of 16 rows of 64 bytes.
+static CONFIG: Config = Config {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// Bytes from row to row of a tile in memory.
+const STRIDE: usize = 64;
+
+/// The matrix unit, configured on this thread as long as the value lives.
+pub struct Unit(());
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // SAFETY: made only where the machine has AMX; empty registers need not be saved at a switch.
+        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
+    }
+}
+
+// SAFETY of every block below: the caller's machine has AMX, registers are configured in `new`, and pointers
+// are to whole tiles.
+impl TileUnit for Unit {
+    type Vector = Lanes;
+
+    #[inline(always)]
+    unsafe fn new() -> Self {
+        // SAFETY: as above.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly, preserves_flags)) };
+        Self(())
+    }
+
+    #[inline(always)]
+    unsafe fn zero<const T: usize>(&mut self) {
+        // SAFETY: as above.
+        unsafe { asm!("tilezero tmm{t}", t = const T, options(nostack, nomem, preserves_flags)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load<const T: usize>(&mut self, from: *const f32) {
+        // SAFETY: as above.
+        unsafe {
+            asm!("tileloadd tmm{t}, [{from} + {stride}*1]", t = const T, from = in(reg) from, stride = in(reg) STRIDE,
+                options(nostack, readonly, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<const T: usize>(&mut self, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe {
+            asm!("tilestored [{to} + {stride}*1], tmm{t}", t = const T, to = in(reg) to, stride = in(reg) STRIDE,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const D: usize, const A: usize, const B: usize>(&mut self) {
+        // SAFETY: as above.
+        unsafe {
+            asm!("tdpbf16ps tmm{d}, tmm{a}, tmm{b}", d = const D, a = const A, b = const B,
+                options(nostack, nomem, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow(low: Lanes, high: Lanes) -> Lanes {
+        // SAFETY: as above, with AVX-512's bf16 and word permutations.
+        unsafe { low.narrow_bf16(high) }
+    }
+}

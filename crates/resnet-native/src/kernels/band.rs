@@ -1,0 +1,244 @@
+//! What each kernel is given, and the checks of lengths that the kernels rely on.
+
+use std::ops::Range;
+
+use super::{Kernels, frame};
+use crate::geometry::{Conv2d, Gather};
+use crate::graph::Shape;
+use crate::layout::{GROUP, Layout};
+
+/// A convolution, or its gradient by its input, over a band of the rows written.
+pub struct ConvBand<'a> {
+    /// What each pixel reads.
+    pub gather: &'a Gather,
+    /// Rows of the whole output that `output` holds.
+    pub rows: Range<usize>,
+    /// Group read, of shape `gather.from`.
+    pub input: &'a [f32],
+    /// From [`Kernels::pack_weights`].
+    pub weights: &'a [f32],
+    /// Rows written, of shape `gather.to`.
+    pub output: &'a mut [f32],
+    /// Add to what `output` holds, instead of replacing it.
+    pub accumulate: bool,
+    /// Sums over the band for batch norm.
+    pub moments: Option<Moments<'a>>,
+}
+
+/// First and second moment of each channel of a convolution's output about a pivot near the mean, which
+/// keeps `E[(y - pivot)^2] - E[y - pivot]^2` from cancelling.
+pub struct Moments<'a> {
+    /// One value a channel.
+    pub pivot: &'a [f32],
+    /// Replaced by `[channel][sum of y - pivot, sum of (y - pivot)^2]`.
+    pub sums: &'a mut [f64],
+    /// Images in the group; further lanes do not count.
+    pub images: usize,
+}
+
+/// The gradient of a convolution by its weights, over a band of rows of the output's gradient.
+pub struct ConvWeightsBand<'a> {
+    /// The convolution.
+    pub conv: &'a Conv2d,
+    /// Rows of the output's gradient to sum over.
+    pub rows: Range<usize>,
+    /// Groups to sum over, at most [`Layout::weight_groups`].
+    pub groups: usize,
+    /// The convolution's input, all groups.
+    pub input: &'a [f32],
+    /// The gradient of its output, all groups.
+    pub output_gradient: &'a [f32],
+    /// Feature maps of the output to work on: all, where the layout does not [cut](Layout::cuts_outputs) them.
+    pub outputs: Range<usize>,
+    /// Replaced: `outputs` out of what [`Kernels::unpack_gradient`] takes.
+    pub gradient: &'a mut [f32],
+}
+
+/// Images to store.
+pub struct Images<'a> {
+    /// Up to 16, `[image][channel][height][width]`.
+    pub images: &'a [f32],
+    /// The convolution that reads them.
+    pub conv: &'a Conv2d,
+    /// Where they go, of shape [`Layout::image_shape`].
+    pub group: &'a mut [f32],
+}
+
+/// `output = relu(scale * input + shift + residual)` over some rows of a group.
+pub struct Normalize<'a> {
+    /// Shape of the tensor.
+    pub shape: Shape,
+    /// What the convolution gave.
+    pub input: &'a [f32],
+    /// Added before the rectifier.
+    pub residual: Option<&'a [f32]>,
+    /// Where the result goes; lanes without an image become zero.
+    pub output: &'a mut [f32],
+    /// One value a channel.
+    pub scale: &'a [f32],
+    /// One value a channel.
+    pub shift: &'a [f32],
+    /// Whether to rectify.
+    pub relu: bool,
+    /// Images in the group.
+    pub images: usize,
+}
+
+/// First half of the gradient of [`Normalize`]: masks `gradient` by the rectifier and sums it.
+pub struct NormalizeReduce<'a> {
+    /// Shape of the tensor.
+    pub shape: Shape,
+    /// Gradient of the output; becomes that of what the rectifier saw.
+    pub gradient: &'a mut [f32],
+    /// The output, where a rectifier made it.
+    pub rectified: Option<&'a [f32]>,
+    /// What the convolution gave.
+    pub input: &'a [f32],
+    /// One value a channel.
+    pub mean: &'a [f32],
+    /// One value a channel.
+    pub inv_std: &'a [f32],
+    /// Replaced by `[channel][sum of g, sum of g * (input - mean) * inv_std]`.
+    pub sums: &'a mut [f64],
+}
+
+/// Second half: `output = a * gradient + b * input + c`, the gradient of what the convolution gave.
+pub struct NormalizeBackward<'a> {
+    /// Shape of the tensor.
+    pub shape: Shape,
+    /// From [`NormalizeReduce`].
+    pub gradient: &'a [f32],
+    /// What the convolution gave.
+    pub input: &'a [f32],
+    /// Where the result goes; lanes without an image become zero.
+    pub output: &'a mut [f32],
+    /// One value a channel.
+    pub a: &'a [f32],
+    /// One value a channel.
+    pub b: &'a [f32],
+    /// One value a channel.
+    pub c: &'a [f32],
+    /// Images in the group.
+    pub images: usize,
+}
+
+/// An option A shortcut, or its gradient, of one group.
+pub struct Pad<'a> {
+    /// Shape before.
+    pub narrow: Shape,
+    /// Shape after: fewer pixels, more channels.
+    pub wide: Shape,
+    /// Step between the pixels kept.
+    pub stride: usize,
+    /// What is read: the narrow tensor, or the gradient of the wide one.
+    pub input: &'a [f32],
+    /// What is written.
+    pub output: &'a mut [f32],
+}
+
+/// Global average pooling, or its gradient, of one group; the mean is `[channel][16 images]` in single
+/// precision.
+pub struct Pool<'a> {
+    /// Shape before.
+    pub shape: Shape,
+    /// What is read: the tensor, or the gradient of the mean.
+    pub input: &'a [f32],
+    /// What is written.
+    pub output: &'a mut [f32],
+}
+
+impl ConvBand<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        let (gather, layout) = (self.gather, kernels.layout());
+        assert!(self.rows.end <= gather.rows.len() && gather.kernel <= frame::MAX_KERNEL);
+        assert_eq!(self.output.len(), self.rows.len() * layout.row_len(gather.to));
+        assert_eq!(self.weights.len(), kernels.packed_len(gather));
+        assert_eq!(self.input.len(), layout.group_len(gather.from));
+        if let Some(moments) = &self.moments {
+            let channels = gather.to.channels;
+            assert!(moments.pivot.len() == channels && moments.sums.len() == 2 * channels);
+        }
+    }
+}
+
+impl ConvWeightsBand<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        let (conv, layout) = (self.conv, kernels.layout());
+        assert!(self.rows.end <= conv.vertical.output && !self.rows.is_empty() && self.outputs.end <= conv.outputs);
+        assert!(layout.cuts_outputs() || self.outputs == (0..conv.outputs));
+        assert!((1..=layout.weight_groups()).contains(&self.groups));
+        assert_eq!(self.input.len(), self.groups * layout.group_len(conv.input()));
+        assert_eq!(self.output_gradient.len(), self.groups * layout.group_len(conv.output()));
+        let whole = kernels.gradient_len(conv);
+        assert_eq!(
+            self.gradient.len(),
+            if layout.cuts_outputs() { whole / conv.outputs * self.outputs.len() } else { whole }
+        );
+    }
+}
+
+impl Images<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        assert!(self.images.len() <= GROUP * self.conv.input().len());
+        let layout = kernels.layout();
+        assert_eq!(self.group.len(), layout.group_len(layout.image_shape(self.conv)));
+    }
+}
+
+/// Checks that slices are of one length, a whole number of rows of `shape`.
+fn check_rows(shape: Shape, layout: Layout, slices: &[&[f32]]) {
+    let len = slices[0].len();
+    assert!(len.is_multiple_of(layout.row_len(shape)) && slices.iter().all(|slice| slice.len() == len));
+}
+
+impl Normalize<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        check_rows(self.shape, kernels.layout(), &[self.input, self.output, self.residual.unwrap_or(self.input)]);
+        assert!(self.scale.len() == self.shape.channels && self.shift.len() == self.shape.channels);
+    }
+}
+
+impl NormalizeReduce<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        check_rows(self.shape, kernels.layout(), &[self.input, self.gradient, self.rectified.unwrap_or(self.input)]);
+        assert!(self.mean.len() == self.shape.channels && self.inv_std.len() == self.shape.channels);
+        assert_eq!(self.sums.len(), 2 * self.shape.channels);
+    }
+}
+
+impl NormalizeBackward<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        check_rows(self.shape, kernels.layout(), &[self.input, self.gradient, self.output]);
+        assert!([self.a, self.b, self.c].iter().all(|values| values.len() == self.shape.channels));
+    }
+}
+
+impl Pad<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        let (narrow, wide) = (kernels.layout().group_len(self.narrow), kernels.layout().group_len(self.wide));
+        let lengths = (self.input.len(), self.output.len());
+        assert!(lengths == (narrow, wide) || lengths == (wide, narrow));
+        assert!(self.first_channel() + self.narrow.channels <= self.wide.channels);
+        assert!(self.kept_pixels().all(|(kept, _)| kept < self.narrow.height * self.narrow.width));
+    }
+
+    /// Where the narrow tensor's channels begin in the wide one.
+    pub(super) fn first_channel(&self) -> usize {
+        (self.wide.channels - self.narrow.channels) / 2
+    }
+
+    /// Each pixel of the narrow tensor that is kept, and its place in the wide one.
+    pub(super) fn kept_pixels(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (narrow, wide, stride) = (self.narrow.width, self.wide, self.stride);
+        (0..wide.height * wide.width)
+            .map(move |pixel| (pixel / wide.width * stride * narrow + pixel % wide.width * stride, pixel))
+    }
+}
+
+impl Pool<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        let (before, after) = (kernels.layout().group_len(self.shape), self.shape.channels * GROUP);
+        let lengths = (self.input.len(), self.output.len());
+        assert!(lengths == (before, after) || lengths == (after, before));
+    }
+}

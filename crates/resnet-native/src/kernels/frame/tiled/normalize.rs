@@ -1,0 +1,218 @@
+//! Batch norm's passes over tiles, with the shortcut and the rectifier taken along.
+
+use super::{TileUnit, Vector, padded};
+use crate::kernels::{Normalize, NormalizeBackward, NormalizeReduce};
+use crate::layout::{HALF, TILE, Tiling};
+
+/// The values of a tile's two halves for some of their channels.
+type Pair<V> = (V, V);
+
+/// Per-channel values, for both halves of each block of tiles.
+struct PerChannel {
+    values: Vec<f32>,
+    /// From the first half's values to the second's; none where both are of the same channels.
+    second: usize,
+}
+
+impl PerChannel {
+    fn new(values: &[f32], tiling: Tiling) -> Self {
+        Self { values: padded(values), second: if tiling.pixels == 2 { 0 } else { HALF } }
+    }
+
+    /// # Safety
+    /// The block exists.
+    #[inline(always)]
+    unsafe fn load<V: Vector>(&self, block: usize, part: usize) -> Pair<V> {
+        let at = block * 2 * HALF + part;
+        // SAFETY: passed on from the caller; values are filled up to whole blocks.
+        unsafe { (V::load(self.values.as_ptr().add(at)), V::load(self.values.as_ptr().add(at + self.second))) }
+    }
+}
+
+/// Every tile of some rows: its place, its block of channels and how many of its halves exist.
+fn tiles(len: usize, tiling: Tiling, width: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..len / TILE).map(move |tile| {
+        let (column, block) = (tile / tiling.blocks % tiling.columns, tile % tiling.blocks);
+        let halves = if (column + 1) * tiling.pixels > width { 1 } else { 2 };
+        (tile * TILE, block, halves)
+    })
+}
+
+/// Rounds two halves to a row of a tile; a half without a pixel becomes zero.
+///
+/// # Safety
+/// `output` is valid for a vector.
+#[inline(always)]
+unsafe fn store<U: TileUnit>(value: Pair<U::Vector>, halves: usize, output: *mut f32) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let high = if halves == 2 { value.1 } else { U::Vector::splat(0.0) };
+        U::narrow(value.0, high).store(output);
+    }
+}
+
+/// Sets the rows of a tile that belong to no image to zero.
+///
+/// # Safety
+/// `output` is a tile.
+#[inline(always)]
+unsafe fn clear_rows<V: Vector>(output: *mut f32, images: usize) {
+    for at in (images * HALF..TILE).step_by(V::LANES) {
+        // SAFETY: inside the tile.
+        unsafe { V::splat(0.0).store(output.add(at)) };
+    }
+}
+
+/// `output = relu(scale * input + shift + residual)`.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn normalize<U: TileUnit>(band: Normalize<'_>) {
+    let tiling = Tiling::new(band.shape);
+    let (scale, shift) = (PerChannel::new(band.scale, tiling), PerChannel::new(band.shift, tiling));
+    for (tile, block, halves) in tiles(band.input.len(), tiling, band.shape.width) {
+        for part in (0..HALF).step_by(U::Vector::LANES) {
+            // SAFETY: tiles lie inside all slices, which are of one length.
+            unsafe {
+                let scale: Pair<U::Vector> = scale.load(block, part);
+                let shift: Pair<U::Vector> = shift.load(block, part);
+                for at in (tile + part..tile + band.images * HALF).step_by(HALF) {
+                    let (low, high) = U::Vector::load(band.input.as_ptr().add(at)).widen();
+                    let mut value = (low.mul_add(scale.0, shift.0), high.mul_add(scale.1, shift.1));
+                    if let Some(residual) = band.residual {
+                        let (low, high) = U::Vector::load(residual.as_ptr().add(at)).widen();
+                        value = (value.0.add(low), value.1.add(high));
+                    }
+                    if band.relu {
+                        value = (value.0.relu(), value.1.relu());
+                    }
+                    store::<U>(value, halves, band.output.as_mut_ptr().add(at));
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { clear_rows::<U::Vector>(band.output.as_mut_ptr().add(tile), band.images) };
+    }
+}
+
+/// Tiles of a block summed in single precision before the sums move on to double.
+const TILES_PER_FLUSH: usize = 16;
+
+/// Masks the gradient by the rectifier and sums it, alone and times the normalised input.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn normalize_reduce<U: TileUnit>(band: NormalizeReduce<'_>) {
+    let tiling = Tiling::new(band.shape);
+    let (mean, inv_std) = (PerChannel::new(band.mean, tiling), PerChannel::new(band.inv_std, tiling));
+    let tiles = Tiles { input: band.input.as_ptr(), rectified: band.rectified, gradient: band.gradient.as_mut_ptr() };
+    let columns = band.input.len() / TILE / tiling.blocks;
+    band.sums.fill(0.0);
+    for first in (0..columns).step_by(TILES_PER_FLUSH) {
+        for block in 0..tiling.blocks {
+            for part in (0..HALF).step_by(U::Vector::LANES) {
+                // SAFETY: tiles lie inside all slices, which are of one length.
+                let sums = unsafe {
+                    let (mean, inv_std) = (mean.load(block, part), inv_std.load(block, part));
+                    let mut sums = [[U::Vector::splat(0.0); 2]; 2];
+                    for column in first..columns.min(first + TILES_PER_FLUSH) {
+                        tiles.reduce::<U>((column * tiling.blocks + block) * TILE + part, mean, inv_std, &mut sums);
+                    }
+                    sums
+                };
+                for (half, sums) in sums.iter().enumerate() {
+                    let channel = block * 2 * HALF + if tiling.pixels == 2 { 0 } else { half * HALF } + part;
+                    // SAFETY: passed on from the caller.
+                    unsafe { move_on(sums, band.sums, channel) };
+                }
+            }
+        }
+    }
+}
+
+/// What the reduction reads and masks.
+struct Tiles<'a> {
+    input: *const f32,
+    rectified: Option<&'a [f32]>,
+    gradient: *mut f32,
+}
+
+impl Tiles<'_> {
+    /// Adds one tile to `[half][of g, of g * normalised]`.
+    ///
+    /// # Safety
+    /// `at` is the place of a tile's part in all slices.
+    #[inline(always)]
+    unsafe fn reduce<U: TileUnit>(
+        &self,
+        at: usize,
+        mean: Pair<U::Vector>,
+        inv_std: Pair<U::Vector>,
+        sums: &mut [[U::Vector; 2]; 2],
+    ) {
+        for at in (at..at + TILE).step_by(HALF) {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let (mut low, mut high) = U::Vector::load(self.gradient.add(at)).widen();
+                if let Some(rectified) = self.rectified {
+                    let gates = U::Vector::load(rectified.as_ptr().add(at)).widen();
+                    (low, high) = (low.where_positive(gates.0), high.where_positive(gates.1));
+                    U::narrow(low, high).store(self.gradient.add(at));
+                }
+                let (y_low, y_high) = U::Vector::load(self.input.add(at)).widen();
+                sums[0][0] = sums[0][0].add(low);
+                sums[0][1] = low.mul_add(y_low.sub(mean.0).mul(inv_std.0), sums[0][1]);
+                sums[1][0] = sums[1][0].add(high);
+                sums[1][1] = high.mul_add(y_high.sub(mean.1).mul(inv_std.1), sums[1][1]);
+            }
+        }
+    }
+}
+
+/// Adds vectors of sums to `[channel][2]` from `channel` on; channels that do not exist are dropped.
+///
+/// # Safety
+/// The machine has the vector's instructions.
+#[inline(always)]
+unsafe fn move_on<V: Vector>(sums: &[V; 2], totals: &mut [f64], channel: usize) {
+    for (which, sum) in sums.iter().enumerate() {
+        let mut lanes = [0.0f32; HALF];
+        // SAFETY: a vector has at most as many lanes as half a tile.
+        unsafe { sum.store(lanes.as_mut_ptr()) };
+        let existing = totals.get_mut(2 * channel..).unwrap_or_default();
+        for (total, lane) in existing.chunks_exact_mut(2).zip(&lanes[..V::LANES]) {
+            total[which] += f64::from(*lane);
+        }
+    }
+}
+
+/// `output = a * gradient + b * input + c`.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn normalize_backward<U: TileUnit>(band: NormalizeBackward<'_>) {
+    let tiling = Tiling::new(band.shape);
+    let [a, b, c] = [band.a, band.b, band.c].map(|values| PerChannel::new(values, tiling));
+    for (tile, block, halves) in tiles(band.input.len(), tiling, band.shape.width) {
+        for part in (0..HALF).step_by(U::Vector::LANES) {
+            // SAFETY: tiles lie inside all slices, which are of one length.
+            unsafe {
+                let a: Pair<U::Vector> = a.load(block, part);
+                let b: Pair<U::Vector> = b.load(block, part);
+                let c: Pair<U::Vector> = c.load(block, part);
+                for at in (tile + part..tile + band.images * HALF).step_by(HALF) {
+                    let g = U::Vector::load(band.gradient.as_ptr().add(at)).widen();
+                    let y = U::Vector::load(band.input.as_ptr().add(at)).widen();
+                    let low = g.0.mul_add(a.0, y.0.mul_add(b.0, c.0));
+                    let high = g.1.mul_add(a.1, y.1.mul_add(b.1, c.1));
+                    store::<U>((low, high), halves, band.output.as_mut_ptr().add(at));
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { clear_rows::<U::Vector>(band.output.as_mut_ptr().add(tile), band.images) };
+    }
+}

@@ -1,0 +1,116 @@
+//! The images as the first convolution reads them: every pixel it writes gets the patch that it sees, so
+//! that a few channels of colour fill the tiles.
+
+use super::{Tile, TileUnit, Vector};
+use crate::geometry::Conv2d;
+use crate::kernels::Images;
+use crate::layout::{GROUP, HALF, TILE, Tiling};
+
+/// Stores up to 16 images as patches: channel `(c * kernel + row) * kernel + column` of a pixel is what
+/// that tap of the convolution reads for it.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn load_images<U: TileUnit>(images: Images<'_>) {
+    let Images { images, conv, group } = images;
+    let tiling = Tiling::new(conv.patches());
+    let row_len = tiling.row_tiles() * TILE;
+    let image_len = conv.input().len();
+    let count = images.len() / image_len;
+    let mut plane = Plane::new(conv);
+    for lane in 0..count {
+        plane.set(&images[lane * image_len..][..image_len]);
+        for (y, row) in group.chunks_exact_mut(row_len).enumerate() {
+            for first in (0..tiling.columns).step_by(GROUP) {
+                for block in 0..tiling.blocks {
+                    // SAFETY: passed on from the caller.
+                    let rows = unsafe { tile_rows::<U::Vector>(&plane, tiling, y, first, block) };
+                    for (column, words) in (first..tiling.columns).zip(rows.0.chunks_exact(HALF)) {
+                        row[(column * tiling.blocks + block) * TILE + lane * HALF..][..HALF].copy_from_slice(words);
+                    }
+                }
+            }
+        }
+    }
+    for tile in group.chunks_exact_mut(TILE) {
+        tile[count * HALF..].fill(0.0);
+    }
+}
+
+/// One image's rows of the tiles of 16 columns from `first`.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+unsafe fn tile_rows<V: Vector>(plane: &Plane, tiling: Tiling, y: usize, first: usize, block: usize) -> Tile {
+    let mut by_tap = Tile::ZERO;
+    for (i, words) in by_tap.0.chunks_exact_mut(HALF).enumerate() {
+        let halves = [0, 1].map(|half| match tiling.pixels {
+            1 => plane.read((2 * block + half) * HALF + i, y, first, 1),
+            _ => plane.read(i, y, 2 * first + half, 2),
+        });
+        for part in (0..HALF).step_by(V::LANES) {
+            // SAFETY: inside the sixteen words.
+            unsafe {
+                let (low, high) = (V::load(halves[0].as_ptr().add(part)), V::load(halves[1].as_ptr().add(part)));
+                V::narrow(low, high).store(words.as_mut_ptr().add(part));
+            }
+        }
+    }
+    let mut rows = Tile::ZERO;
+    // SAFETY: two whole tiles.
+    unsafe { V::transpose(by_tap.as_ptr(), rows.as_mut_ptr()) };
+    rows
+}
+
+/// An image with its border of zeros.
+struct Plane {
+    values: Vec<f32>,
+    /// Where each tap reads for the first pixel.
+    taps: Vec<usize>,
+    conv: Conv2d,
+    width: usize,
+}
+
+impl Plane {
+    fn new(conv: &Conv2d) -> Self {
+        let (input, padding, kernel) = (conv.input(), conv.vertical.padding, conv.vertical.kernel);
+        let (height, width) = (input.height + 2 * padding, input.width + 2 * padding);
+        let taps = (0..conv.patches().channels)
+            .map(|tap| {
+                let (channel, row, column) = (tap / (kernel * kernel), tap / kernel % kernel, tap % kernel);
+                (channel * height + row) * width + column
+            })
+            .collect();
+        Self { values: vec![0.0; input.channels * height * width], taps, conv: *conv, width }
+    }
+
+    fn set(&mut self, image: &[f32]) {
+        let (input, padding) = (self.conv.input(), self.conv.vertical.padding);
+        let plane_len = self.values.len() / input.channels;
+        for (row, values) in image.chunks_exact(input.width).enumerate() {
+            let (channel, y) = (row / input.height, row % input.height);
+            let at = channel * plane_len + (y + padding) * self.width + padding;
+            self.values[at..at + input.width].copy_from_slice(values);
+        }
+    }
+
+    /// What a tap reads for pixels `x, x + step, ...` of a row; zeros for those that do not exist.
+    #[inline(always)]
+    fn read(&self, tap: usize, y: usize, x: usize, step: usize) -> [f32; GROUP] {
+        let mut values = [0.0; GROUP];
+        let Some(&tap) = self.taps.get(tap) else { return values };
+        let stride = self.conv.vertical.stride;
+        let count = self.conv.horizontal.output.saturating_sub(x).div_ceil(step).min(GROUP);
+        let source = &self.values[tap + (y * self.width + x) * stride..];
+        if count == GROUP && step * stride == 1 {
+            values.copy_from_slice(&source[..GROUP]);
+        } else {
+            for (value, &pixel) in values.iter_mut().take(count).zip(source.iter().step_by(step * stride)) {
+                *value = pixel;
+            }
+        }
+        values
+    }
+}

@@ -1,0 +1,136 @@
+//! Option A shortcut and average pooling on tiles, a pixel of an image at a time.
+
+use super::{TileUnit, Vector};
+use crate::kernels::{Pad, Pool};
+use crate::layout::{GROUP, HALF, TILE, Tiling};
+
+/// Keeps every `stride`-th pixel and puts zero channels on both sides.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn pad<U: TileUnit>(group: Pad<'_>) {
+    let (narrow, wide) = (Tiling::new(group.narrow), Tiling::new(group.wide));
+    let first = group.first_channel();
+    let mut values = vec![0.0; wide.chunks().max(narrow.chunks() + 1 + first / HALF) * HALF];
+    group.output.fill(0.0);
+    for (kept, pixel) in group.kept_pixels() {
+        for image in 0..GROUP {
+            // SAFETY: pixels lie inside their groups, and the values have room for either's channels.
+            unsafe {
+                read::<U::Vector>(group.input, narrow, kept, image, &mut values[first..]);
+                write::<U::Vector>(group.output, wide, pixel, image, &values);
+            }
+        }
+    }
+}
+
+/// The reverse of [`pad`]: what was dropped gets no gradient.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn pad_backward<U: TileUnit>(group: Pad<'_>) {
+    let (narrow, wide) = (Tiling::new(group.narrow), Tiling::new(group.wide));
+    let (first, channels) = (group.first_channel(), group.narrow.channels);
+    let mut values = vec![0.0; wide.chunks() * HALF];
+    let mut own = vec![0.0; narrow.chunks() * HALF];
+    group.output.fill(0.0);
+    for (kept, pixel) in group.kept_pixels() {
+        for image in 0..GROUP {
+            // SAFETY: as in `pad`.
+            unsafe {
+                read::<U::Vector>(group.input, wide, pixel, image, &mut values);
+                own[..channels].copy_from_slice(&values[first..first + channels]);
+                write::<U::Vector>(group.output, narrow, kept, image, &own);
+            }
+        }
+    }
+}
+
+/// Mean over pixels, in single precision: `[channel][image]`.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn pool<U: TileUnit>(group: Pool<'_>) {
+    let tiling = Tiling::new(group.shape);
+    let pixels = group.shape.height * group.shape.width;
+    let mut values = vec![0.0f32; tiling.chunks() * HALF];
+    for image in 0..GROUP {
+        let mut totals = vec![0.0f32; values.len()];
+        for pixel in 0..pixels {
+            // SAFETY: the pixel lies inside the group.
+            unsafe { read::<U::Vector>(group.input, tiling, pixel, image, &mut values) };
+            totals.iter_mut().zip(&values).for_each(|(total, value)| *total += value);
+        }
+        for (channel, total) in totals.iter().enumerate().take(group.shape.channels) {
+            group.output[channel * GROUP + image] = total / pixels as f32;
+        }
+    }
+}
+
+/// Every pixel gets its share of the mean's gradient.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn pool_backward<U: TileUnit>(group: Pool<'_>) {
+    let tiling = Tiling::new(group.shape);
+    let pixels = group.shape.height * group.shape.width;
+    let mut values = vec![0.0f32; tiling.chunks() * HALF];
+    group.output.fill(0.0);
+    for image in 0..GROUP {
+        for (channel, value) in values.iter_mut().enumerate().take(group.shape.channels) {
+            *value = group.input[channel * GROUP + image] / pixels as f32;
+        }
+        for pixel in 0..pixels {
+            // SAFETY: the pixel lies inside the group.
+            unsafe { write::<U::Vector>(group.output, tiling, pixel, image, &values) };
+        }
+    }
+}
+
+/// Place and half of each chunk of channels of a pixel of an image.
+fn chunks(tiling: Tiling, pixel: usize, image: usize) -> impl Iterator<Item = (usize, usize)> {
+    let (word, half) = tiling.word(pixel, 0, image);
+    (0..tiling.chunks()).map(move |chunk| (word + chunk / 2 * TILE, half + chunk % 2))
+}
+
+/// Reads all channels of a pixel, filled up to whole chunks.
+///
+/// # Safety
+/// The pixel lies inside the group and `values` has room.
+#[inline(always)]
+unsafe fn read<V: Vector>(group: &[f32], tiling: Tiling, pixel: usize, image: usize, values: &mut [f32]) {
+    for ((word, half), values) in chunks(tiling, pixel, image).zip(values.chunks_exact_mut(HALF)) {
+        for part in (0..HALF).step_by(V::LANES) {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let (low, high) = V::load(group.as_ptr().add(word + part)).widen();
+                let value = if half == 0 { low } else { high };
+                value.store(values.as_mut_ptr().add(part));
+            }
+        }
+    }
+}
+
+/// Writes all channels of a pixel and leaves the other half of its tile as it is.
+///
+/// # Safety
+/// The pixel lies inside the group, and `values` has its channels, filled up to whole chunks.
+#[inline(always)]
+unsafe fn write<V: Vector>(group: &mut [f32], tiling: Tiling, pixel: usize, image: usize, values: &[f32]) {
+    for ((word, half), values) in chunks(tiling, pixel, image).zip(values.chunks_exact(HALF)) {
+        for part in (0..HALF).step_by(V::LANES) {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let to = group.as_mut_ptr().add(word + part);
+                let (low, high) = V::load(to).widen();
+                let value = V::load(values.as_ptr().add(part));
+                let words = if half == 0 { V::narrow(value, high) } else { V::narrow(low, value) };
+                words.store(to);
+            }
+        }
+    }
+}
