@@ -40,16 +40,32 @@ pub struct Tap {
 /// One column of tiles read, and the weights it meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileTap {
-    /// Column of tiles read for the first position of its run.
-    pub from: usize,
+    /// Column of tiles read for the first column of its [`TileRun`]; outside the row, all are zero.
+    pub from: isize,
     /// Index into [`TileGather::weights`] for each half of the tile written; none where the tile read
     /// holds nothing for it.
     pub weights: [Option<usize>; 2],
 }
 
+/// Columns of tiles `start, start + step, ...` that read the same taps, each `from_step` further on; all of
+/// them, with zeros beyond the borders, so that they can be worked on in pairs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TileRun {
+    /// First column written.
+    pub start: usize,
+    /// Number of columns.
+    pub count: usize,
+    /// Distance between columns written.
+    pub step: usize,
+    /// Distance between columns read.
+    pub from_step: usize,
+    /// What the first column reads.
+    pub taps: Vec<TileTap>,
+}
+
 /// Positions `start, start + step, ...` that read the same taps, each `from_step` further on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run<T = Tap> {
+pub struct Run {
     /// First position written.
     pub start: usize,
     /// Number of positions.
@@ -59,24 +75,13 @@ pub struct Run<T = Tap> {
     /// Distance between positions read.
     pub from_step: usize,
     /// What the first position reads; empty where no tap reaches.
-    pub taps: Vec<T>,
+    pub taps: Vec<Tap>,
 }
 
-/// What a [`Run`] reads for one of its positions.
-trait Reads: PartialEq + Sized {
+impl Tap {
     /// The same, `by` positions further on.
-    fn moved(&self, by: usize) -> Self;
-}
-
-impl Reads for Tap {
-    fn moved(&self, by: usize) -> Self {
-        Self { from: self.from + by, ..*self }
-    }
-}
-
-impl Reads for TileTap {
-    fn moved(&self, by: usize) -> Self {
-        Self { from: self.from + by, ..*self }
+    fn moved(self, by: usize) -> Self {
+        Self { from: self.from + by, ..self }
     }
 }
 
@@ -143,9 +148,12 @@ impl Conv1d {
         let weights = (first..first + count as isize)
             .map(|tap| [inside(tap), inside(if read == 1 { tap } else { tap + next })])
             .collect();
-        let columns = runs(positions.div_ceil(written), step, step * moves / per, |column| {
-            let mut tiles: BTreeMap<usize, [Option<usize>; 2]> = BTreeMap::new();
-            for half in 0..2 {
+        let from_step = step * moves / per;
+        let columns = (0..step.min(positions.div_ceil(written))).map(|start| {
+            let count = (positions.div_ceil(written) - start).div_ceil(step);
+            let mut tiles: BTreeMap<isize, [Option<usize>; 2]> = BTreeMap::new();
+            for (n, half) in (0..count).flat_map(|n| [(n, 0), (n, 1)]) {
+                let column = start + n * step;
                 let position = if written == 2 { 2 * column + half } else { column };
                 if position >= positions {
                     continue;
@@ -153,12 +161,14 @@ impl Conv1d {
                 for tap in self.reads(direction, position) {
                     let second = (tap.from % read) as isize;
                     let index = tap.kernel as isize - second * next - first;
-                    tiles.entry(tap.from / read).or_default()[half] = Some(index as usize);
+                    let from = (tap.from / read) as isize - (n * from_step) as isize;
+                    tiles.entry(from).or_default()[half] = Some(index as usize);
                 }
             }
-            tiles.into_iter().map(|(from, weights)| TileTap { from, weights }).collect()
+            let taps = tiles.into_iter().map(|(from, weights)| TileTap { from, weights }).collect();
+            TileRun { start, count, step, from_step, taps }
         });
-        TileGather { columns, weights }
+        TileGather { columns: columns.collect(), weights }
     }
 }
 
@@ -254,7 +264,7 @@ pub struct Gather {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TileGather {
     /// Runs over the columns of tiles written.
-    pub columns: Vec<Run<TileTap>>,
+    pub columns: Vec<TileRun>,
     /// The kernel's column that each half of a tile read meets, for every way it can meet them.
     pub weights: Vec<[Option<usize>; 2]>,
 }
@@ -271,10 +281,10 @@ fn by_row(vertical: &[Run]) -> Vec<Vec<Tap>> {
 }
 
 /// Groups positions `0..count` into runs of distance `step` whose taps move on by `from_step`.
-fn runs<T: Reads>(count: usize, step: usize, from_step: usize, reads: impl Fn(usize) -> Vec<T>) -> Vec<Run<T>> {
+fn runs(count: usize, step: usize, from_step: usize, reads: impl Fn(usize) -> Vec<Tap>) -> Vec<Run> {
     let mut all = Vec::new();
     for phase in 0..step.min(count) {
-        let mut current: Option<Run<T>> = None;
+        let mut current: Option<Run> = None;
         for position in (phase..count).step_by(step) {
             let taps = reads(position);
             match &mut current {
@@ -287,7 +297,7 @@ fn runs<T: Reads>(count: usize, step: usize, from_step: usize, reads: impl Fn(us
     all
 }
 
-fn continues<T: Reads>(run: &Run<T>, taps: &[T]) -> bool {
+fn continues(run: &Run, taps: &[Tap]) -> bool {
     let further = run.count * run.from_step;
     run.taps.len() == taps.len() && run.taps.iter().zip(taps).all(|(first, tap)| first.moved(further) == *tap)
 }
@@ -364,8 +374,10 @@ mod tests {
                                 let Some(index) = index else { continue };
                                 let position = (run.start + n * run.step) * written + half;
                                 for (second, kernel) in weights[index].into_iter().enumerate().take(read) {
-                                    let at = (tap.from + n * run.from_step) * read + second;
-                                    pairs.extend(kernel.filter(|_| at < from).map(|kernel| (position, kernel, at)));
+                                    let tile = tap.from + (n * run.from_step) as isize;
+                                    let at = usize::try_from(tile).map_or(usize::MAX, |tile| tile * read + second);
+                                    let exists = at < from && position < to;
+                                    pairs.extend(kernel.filter(|_| exists).map(|kernel| (position, kernel, at)));
                                 }
                             }
                         }

@@ -15,8 +15,11 @@ mod layout;
 mod loss;
 mod optimizer;
 mod plan;
+mod profile;
 mod program;
 mod session;
+mod shard;
+mod statistics;
 
 pub use error::{Error, Result};
 pub use graph::{Graph, Node, Op, Shape};
@@ -24,5 +27,6 @@ pub use kernels::{Isa, Precision};
 pub use layout::{GROUP, Layout};
 pub use loss::{Outcome, softmax_cross_entropy};
 pub use optimizer::{Memory, Optimizer, Update};
+pub use profile::{StepTime, Work};
 pub use program::Placed;
 pub use session::{Options, Session};

@@ -52,8 +52,6 @@ pub struct InputGradient {
 
 /// The steps and the arena they need.
 pub struct Plan {
-    /// Most images of a batch.
-    pub capacity: usize,
     /// The images.
     pub input: Buffer,
     /// Forward steps in order.
@@ -122,7 +120,6 @@ impl<'a> Planner<'a> {
             Forward { layer: *layer, input, residual: inputs.next(), output: value(layer.output()) }
         };
         Plan {
-            capacity: self.capacity,
             input: value(Graph::INPUT),
             forward: layers.iter().map(forward).collect(),
             backward: drafts.into_iter().map(|draft| draft.finish(&buffers)).collect(),

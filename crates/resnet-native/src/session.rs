@@ -1,15 +1,21 @@
 //! A network on this machine: weights, statistics, optimizer and threads.
 
+use std::time::Instant;
+
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::arena::Arena;
 use crate::error::{Error, Result};
-use crate::execute::{Executor, Statistics, Weights, pack_all};
+use crate::execute::{Executor, pack_all};
 use crate::graph::{Graph, Role, Shape};
 use crate::kernels::{Isa, KernelSet, Precision, flush_denormals, select};
 use crate::loss::{Outcome, softmax_cross_entropy};
 use crate::optimizer::{Optimizer, Update};
 use crate::plan::Mode;
+use crate::profile::{StepTime, Work};
 use crate::program::{Placed, Program};
+use crate::shard::Weights;
+use crate::statistics::Statistics;
 
 /// How a session runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,11 +43,13 @@ pub struct Session {
     gradients: Vec<f32>,
     statistics: Vec<f32>,
     optimizer: Optimizer,
-    packed: Vec<f32>,
+    packed: Arena,
     /// Whether `packed` holds the current parameters.
     packed_is_current: bool,
     training: Option<Executor>,
     inference: Option<Executor>,
+    /// Whether the last pass was for training.
+    trained_last: bool,
 }
 
 impl Session {
@@ -69,10 +77,11 @@ impl Session {
             gradients: vec![0.0; program.parameter_len],
             statistics: vec![0.0; program.statistics_len],
             optimizer: Optimizer::default(),
-            packed: vec![0.0; program.packed_len],
+            packed: Arena::new(program.packed_len),
             packed_is_current: false,
             training: None,
             inference: None,
+            trained_last: false,
             program,
         })
     }
@@ -153,33 +162,50 @@ impl Session {
         if let Some(label) = labels.iter().find(|&&label| label as usize >= self.logits.channels) {
             return Err(Error::Batch(format!("label {label} in a network of {} classes", self.logits.channels)));
         }
+        let start = Instant::now();
         self.pack();
-        let executor = executor_for(&mut self.training, &self.program, count, Mode::Training);
+        self.trained_last = true;
         let weights = Weights {
             program: &self.program,
             kernels: self.kernels,
             parameters: &self.parameters,
-            packed: &self.packed,
+            packed: self.packed.as_slice(),
         };
+        let executor = executor_for(&mut self.training, weights, count, Mode::Training);
+        executor.restart_times();
+        executor.note(Work::Pack, start);
         let (statistics, gradients) = (&mut self.statistics, &mut self.gradients);
         let logits_shape = self.logits;
         let outcome = self.pool.install(|| {
-            executor.load_images(weights.program, weights.kernels, images);
-            executor.forward(weights, count, Statistics::Batch(statistics));
+            executor.load_images(weights, images);
+            executor.forward(weights, Statistics::Batch(statistics));
+            let start = Instant::now();
             let mut logits = vec![0.0; count * logits_shape.channels];
-            executor.logits(logits_shape, count, &mut logits);
+            executor.logits(logits_shape, &mut logits);
             let outcome = softmax_cross_entropy(&mut logits, labels, label_smoothing);
             executor.load_logits_gradient(logits_shape, &logits);
-            executor.backward(weights, count, gradients);
+            executor.note(Work::Loss, start);
+            executor.backward(weights, gradients);
             outcome
         });
         Ok(outcome)
     }
 
+    /// How long each step of the last pass over a batch took: of [`forward_backward`](Self::forward_backward)
+    /// and the [`apply`](Self::apply) after it, or of [`infer`](Self::infer), whichever came last.
+    pub fn profile(&self) -> &[StepTime] {
+        let executor = if self.trained_last { &self.training } else { &self.inference };
+        executor.as_ref().map_or(&[], Executor::times)
+    }
+
     /// Changes the parameters by the gradients.
     pub fn apply(&mut self, update: &Update) {
         let (optimizer, parameters, gradients) = (&mut self.optimizer, &mut self.parameters, &self.gradients);
+        let start = Instant::now();
         self.pool.install(|| optimizer.apply(update, parameters, gradients));
+        if let Some(executor) = &mut self.training {
+            executor.note(Work::Update, start);
+        }
         self.packed_is_current = false;
     }
 
@@ -191,23 +217,24 @@ impl Session {
     pub fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
         let count = self.count_images(images)?;
         self.pack();
+        self.trained_last = false;
         let capacity = count.min(INFERENCE_BATCH);
-        let executor = executor_for(&mut self.inference, &self.program, capacity, Mode::Inference);
         let weights = Weights {
             program: &self.program,
             kernels: self.kernels,
             parameters: &self.parameters,
-            packed: &self.packed,
+            packed: self.packed.as_slice(),
         };
+        let executor = executor_for(&mut self.inference, weights, capacity, Mode::Inference);
         let (statistics, input, shape) = (&self.statistics, self.input, self.logits);
         let mut logits = vec![0.0; count * shape.channels];
         self.pool.install(|| {
             let batches = images.chunks(INFERENCE_BATCH * input.len());
             for (images, logits) in batches.zip(logits.chunks_mut(INFERENCE_BATCH * shape.channels)) {
-                let count = images.len() / input.len();
-                executor.load_images(weights.program, weights.kernels, images);
-                executor.forward(weights, count, Statistics::Running(statistics));
-                executor.logits(shape, count, logits);
+                executor.restart_times();
+                executor.load_images(weights, images);
+                executor.forward(weights, Statistics::Running(statistics));
+                executor.logits(shape, logits);
             }
         });
         Ok(logits)
@@ -228,7 +255,7 @@ impl Session {
     fn pack(&mut self) {
         if !self.packed_is_current {
             let (program, kernels) = (&self.program, self.kernels);
-            let (parameters, packed) = (&self.parameters, &mut self.packed);
+            let (parameters, packed) = (&self.parameters, self.packed.all());
             self.pool.install(|| pack_all(program, kernels, parameters, packed));
             self.packed_is_current = true;
         }
@@ -236,7 +263,12 @@ impl Session {
 }
 
 /// The executor in `slot`, made anew when there is none or it is too small.
-fn executor_for<'a>(slot: &'a mut Option<Executor>, program: &Program, images: usize, mode: Mode) -> &'a mut Executor {
+fn executor_for<'a>(
+    slot: &'a mut Option<Executor>,
+    weights: Weights<'_>,
+    images: usize,
+    mode: Mode,
+) -> &'a mut Executor {
     let fits = slot.take().filter(|executor| executor.capacity() >= images);
-    slot.insert(fits.unwrap_or_else(|| Executor::new(program, images, mode)))
+    slot.insert(fits.unwrap_or_else(|| Executor::new(weights, images, mode)))
 }

@@ -1,23 +1,24 @@
 //! Convolution on tiles: the sums of two columns of tiles, both halves of each, stay in four registers
 //! while the taps and the channels read go by.
 
+use super::weights::chunk_len;
 use super::{Tile, TileUnit, Vector, padded};
-use crate::geometry::{Run, Tap, TileTap};
-use crate::kernels::ConvBand;
-use crate::kernels::frame::tiled::weights::chunk_len;
-use crate::layout::{GROUP, HALF, TILE, Tiling};
-
-/// Ways that a 7x7 kernel's rows and columns of tiles can meet.
-const MAX_TERMS: usize = 64;
+use crate::geometry::{Tap, TileRun, TileTap};
+use crate::kernels::{ConvBand, Moments};
+use crate::layout::{HALF, TILE, Tiling};
 
 /// Tiles that are summed in single precision before the sums move on to double.
 const TILES_PER_FLUSH: usize = 16;
 
-/// A tile read for the first column of a run, and the weights it meets for each half of the tile written;
-/// in words.
-#[derive(Clone, Copy, Default)]
+/// What lies beyond the borders.
+static ZERO: Tile = Tile::ZERO;
+
+/// A column of tiles read for the first column of a run, and the weights it meets for each half of the tile
+/// written; offsets in words.
+#[derive(Clone, Copy)]
 struct Term {
-    input: usize,
+    row: usize,
+    column: isize,
     weights: [Option<usize>; 2],
 }
 
@@ -34,121 +35,90 @@ pub unsafe fn conv<U: TileUnit>(band: ConvBand<'_>) {
         // SAFETY: passed on from the caller.
         unit: unsafe { U::new() },
         input: band.input.as_ptr(),
-        blocks: read.blocks,
+        read,
         sums: [Tile::ZERO; 4],
         accumulate: band.accumulate,
     };
-    let mut moments = band.moments.map(|moments| {
-        (
-            padded(moments.pivot),
-            vec![BlockSums::default(); written.blocks],
-            vec![0.0f64; 4 * HALF * written.blocks],
-            moments,
-        )
-    });
-    let mut unflushed = 0;
-    for (index, row) in band.rows.clone().enumerate() {
-        for run in &gather.tiles.columns {
-            let mut terms = [Term::default(); MAX_TERMS];
-            let count = list_terms(&gather.rows[row], run, (read, gather.tiles.weights.len()), &mut terms);
-            for block in 0..written.blocks {
-                let chunks = if written.pixels == 2 { [0, 0] } else { [2 * block, 2 * block + 1] };
-                // SAFETY: packed weights hold every chunk; columns lie inside rows, taps inside the input.
-                unsafe {
-                    let weights = chunks.map(|chunk| band.weights.as_ptr().add(chunk * chunk_len));
-                    for first in (0..run.count).step_by(2) {
-                        let columns = 2.min(run.count - first);
-                        let input = first * run.from_step * read.blocks * TILE;
-                        let step = run.from_step * read.blocks * TILE;
+    let terms = list_terms(&band, read);
+    let mut moments = band.moments.map(|moments| BatchMoments::new(moments, written));
+    // Block by block, so that the weights of one stay in the first-level cache from row to row.
+    for block in 0..written.blocks {
+        let chunks = if written.pixels == 2 { [0, 0] } else { [2 * block, 2 * block + 1] };
+        // SAFETY: packed weights hold every chunk.
+        let weights = chunks.map(|chunk| unsafe { band.weights.as_ptr().add(chunk * chunk_len) });
+        for (row, terms) in terms.iter().enumerate() {
+            for (run, terms) in gather.tiles.columns.iter().zip(terms) {
+                for first in (0..run.count).step_by(2) {
+                    let columns = 2.min(run.count - first);
+                    let from = (first * run.from_step) as isize;
+                    // SAFETY: columns lie inside rows, taps inside the input.
+                    unsafe {
                         if columns == 2 {
-                            pass.multiply::<true>(&terms[..count], input, step, weights);
+                            pass.multiply::<true>(terms, [from, from + run.from_step as isize], weights);
                         } else {
-                            pass.multiply::<false>(&terms[..count], input, step, weights);
+                            pass.multiply::<false>(terms, [from; 2], weights);
                         }
                         for which in 0..columns {
                             let column = run.start + (first + which) * run.step;
-                            let tile = (index * written.columns + column) * written.blocks + block;
-                            let output = band.output.as_mut_ptr().add(tile * TILE);
-                            pass.store(which, output);
-                            if let Some((pivot, sums, _, moments)) = &mut moments {
-                                let halves = if (column + 1) * written.pixels > gather.to.width { 1 } else { 2 };
-                                let pivots = chunks.map(|chunk| pivot.as_ptr().add(chunk * HALF));
-                                sums[block].add::<U::Vector>(pass.halves(which), pivots, moments.images, halves);
+                            let halves = if (column + 1) * written.pixels > gather.to.width { 1 } else { 2 };
+                            let tile = (row * written.columns + column) * written.blocks + block;
+                            pass.store(which, halves, band.output.as_mut_ptr().add(tile * TILE));
+                            if let Some(moments) = &mut moments {
+                                moments.add::<U::Vector>(pass.halves(which), chunks, halves);
                             }
                         }
                     }
                 }
             }
-        }
-        unflushed += written.columns;
-        if let Some((_, sums, totals, _)) = &mut moments
-            && (unflushed >= TILES_PER_FLUSH || index + 1 == band.rows.len())
-        {
-            unflushed = 0;
-            for (sums, totals) in sums.iter_mut().zip(totals.chunks_exact_mut(4 * HALF)) {
-                sums.flush(totals);
+            if let Some(moments) = &mut moments {
+                moments.end_row(block);
             }
         }
+        if let Some(moments) = &mut moments {
+            moments.flush(block);
+        }
     }
-    if let Some((_, _, totals, moments)) = moments {
-        fold_halves(&totals, written, moments.sums);
+    if let Some(moments) = moments {
+        moments.finish();
     }
 }
 
-/// Lists the tiles that a row and a run read; returns how many there are.
-#[inline(always)]
-fn list_terms(rows: &[Tap], run: &Run<TileTap>, (read, ways): (Tiling, usize), terms: &mut [Term; MAX_TERMS]) -> usize {
-    let mut count = 0;
-    for row in rows {
-        for tap in &run.taps {
-            terms[count] = Term {
-                input: (row.from * read.columns + tap.from) * read.blocks * TILE,
-                weights: tap.weights.map(|way| Some((row.kernel * ways + way?) * read.blocks * TILE)),
-            };
-            count += 1;
-        }
-    }
-    count
-}
-
-/// Turns `[block][half][sum or square][channel]` into `[channel][sum, square]`; both halves belong to the
-/// same channels where a tile holds two pixels.
-fn fold_halves(totals: &[f64], tiling: Tiling, sums: &mut [f64]) {
-    let of = |chunk: usize, which: usize, channel: usize| totals[(chunk * 2 + which) * HALF + channel];
-    for (channel, sums) in sums.chunks_exact_mut(2).enumerate() {
-        let (chunk, lane) = (channel / HALF, channel % HALF);
-        for (which, sum) in sums.iter_mut().enumerate() {
-            *sum = of(chunk, which, lane) + if tiling.pixels == 2 { of(chunk + 1, which, lane) } else { 0.0 };
-        }
-    }
+/// The tiles that each row and each run of columns read.
+fn list_terms(band: &ConvBand<'_>, read: Tiling) -> Vec<Vec<Vec<Term>>> {
+    let tiles = &band.gather.tiles;
+    let term = |row: &Tap, tap: &TileTap| Term {
+        row: row.from * read.row_tiles() * TILE,
+        column: tap.from,
+        weights: tap.weights.map(|way| Some((row.kernel * tiles.weights.len() + way?) * read.blocks * TILE)),
+    };
+    let of_run = |rows: &[Tap], run: &TileRun| {
+        rows.iter().flat_map(|row| run.taps.iter().map(move |tap| term(row, tap))).collect()
+    };
+    let rows = band.gather.rows[band.rows.clone()].iter();
+    rows.map(|rows| tiles.columns.iter().map(|run| of_run(rows, run)).collect()).collect()
 }
 
 /// The matrix unit and what it works on.
 struct Pass<U> {
     unit: U,
     input: *const f32,
-    /// Blocks of channels read.
-    blocks: usize,
+    /// How the input is cut into tiles.
+    read: Tiling,
     /// Sums of two columns, `[column][half]`.
     sums: [Tile; 4],
     accumulate: bool,
 }
 
 impl<U: TileUnit> Pass<U> {
-    /// Sums up one column of tiles, or two that lie `step` words apart in the input.
+    /// Sums up one column of tiles, or two.
     ///
     /// # Safety
-    /// The terms, moved by `input` and `step`, lie inside the input and the weights.
+    /// The terms' rows lie inside the input and their weights inside the packed ones.
     #[inline(always)]
-    unsafe fn multiply<const PAIR: bool>(
-        &mut self,
-        terms: &[Term],
-        input: usize,
-        step: usize,
-        weights: [*const f32; 2],
-    ) {
+    unsafe fn multiply<const PAIR: bool>(&mut self, terms: &[Term], columns: [isize; 2], weights: [*const f32; 2]) {
+        let blocks = self.read.blocks;
         let unit = &mut self.unit;
-        // SAFETY: passed on from the caller.
+        // SAFETY: passed on from the caller; columns outside the row are read from a tile of zeros.
         unsafe {
             unit.zero::<0>();
             unit.zero::<1>();
@@ -157,11 +127,13 @@ impl<U: TileUnit> Pass<U> {
                 unit.zero::<3>();
             }
             for term in terms {
-                for block in 0..self.blocks {
-                    let from = self.input.add(term.input + input + block * TILE);
-                    unit.load::<4>(from);
+                let row = self.input.add(term.row);
+                let (first, block_step) = tile_at(row, term.column + columns[0], self.read);
+                let (second, second_step) = tile_at(row, term.column + columns[1], self.read);
+                for block in 0..blocks {
+                    unit.load::<4>(first.add(block * block_step));
                     if PAIR {
-                        unit.load::<5>(from.add(step));
+                        unit.load::<5>(second.add(block * second_step));
                     }
                     if let Some(at) = term.weights[0] {
                         unit.load::<6>(weights[0].add(at + block * TILE));
@@ -192,13 +164,14 @@ impl<U: TileUnit> Pass<U> {
         [0, 1].map(|half| self.sums[2 * column + half].as_ptr())
     }
 
-    /// Rounds the sums of a column to its tile.
+    /// Rounds the sums of a column to its tile; a half without a pixel becomes zero.
     ///
     /// # Safety
     /// `output` is a tile.
     #[inline(always)]
-    unsafe fn store(&self, column: usize, output: *mut f32) {
+    unsafe fn store(&self, column: usize, halves: usize, output: *mut f32) {
         let [low, high] = self.halves(column);
+        let high = if halves == 2 { high } else { ZERO.as_ptr() };
         for at in (0..TILE).step_by(U::Vector::LANES) {
             // SAFETY: inside the tiles.
             unsafe {
@@ -213,50 +186,108 @@ impl<U: TileUnit> Pass<U> {
     }
 }
 
-/// Sums over images and pixels of a block's channels: `[half][of y - pivot, of its square][channel]`.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct BlockSums([f32; 4 * HALF]);
-
-impl Default for BlockSums {
-    fn default() -> Self {
-        Self([0.0; 4 * HALF])
+/// The first tile of a column, and the words from it to the next block's.
+#[inline(always)]
+fn tile_at(row: *const f32, column: isize, tiling: Tiling) -> (*const f32, usize) {
+    if (column as usize) < tiling.columns {
+        (row.wrapping_add(column as usize * tiling.blocks * TILE), TILE)
+    } else {
+        (ZERO.as_ptr(), 0)
     }
 }
 
-impl BlockSums {
+/// The moments of a band's output, added up block by block.
+struct BatchMoments<'a> {
+    moments: Moments<'a>,
+    tiling: Tiling,
+    pivot: Vec<f32>,
+    /// Of the current block.
+    sums: BlockSums,
+    /// `[block][half][of y - pivot, of its square][channel]`.
+    totals: Vec<f64>,
+    /// Tiles since the sums moved on.
+    tiles: usize,
+}
+
+impl<'a> BatchMoments<'a> {
+    fn new(moments: Moments<'a>, tiling: Tiling) -> Self {
+        let totals = vec![0.0; 4 * HALF * tiling.blocks];
+        Self { pivot: padded(moments.pivot), moments, tiling, sums: BlockSums([0.0; 4 * HALF]), totals, tiles: 0 }
+    }
+
+    /// Adds a tile of the current block's chunks.
+    ///
     /// # Safety
-    /// `values` are tiles of floats and `pivots` one value a channel.
+    /// `values` are tiles of floats.
     #[inline(always)]
-    unsafe fn add<V: Vector>(
-        &mut self,
-        values: [*const f32; 2],
-        pivots: [*const f32; 2],
-        images: usize,
-        halves: usize,
-    ) {
-        for part in (0..HALF).step_by(V::LANES) {
-            for half in 0..halves {
-                // SAFETY: inside the tiles, the pivots and the sums.
-                unsafe {
-                    let sums = self.0.as_mut_ptr().add(2 * half * HALF + part);
-                    let pivot = V::load(pivots[half].add(part));
-                    let (mut sum, mut square) = (V::load(sums), V::load(sums.add(HALF)));
-                    for image in 0..images.min(GROUP) {
-                        let centred = V::load(values[half].add(image * HALF + part)).sub(pivot);
-                        sum = sum.add(centred);
-                        square = centred.mul_add(centred, square);
-                    }
-                    sum.store(sums);
-                    square.store(sums.add(HALF));
-                }
-            }
+    unsafe fn add<V: Vector>(&mut self, values: [*const f32; 2], chunks: [usize; 2], halves: usize) {
+        for (half, chunk) in chunks.into_iter().enumerate().take(halves) {
+            let pivot = self.pivot[chunk * HALF..].as_ptr();
+            // SAFETY: passed on from the caller; the pivots are filled up to whole chunks.
+            unsafe { self.sums.add::<V>(half, values[half], pivot, self.moments.images) };
         }
     }
 
-    fn flush(&mut self, totals: &mut [f64]) {
-        for (sum, total) in self.0.iter_mut().zip(totals) {
+    fn end_row(&mut self, block: usize) {
+        self.tiles += self.tiling.columns;
+        if self.tiles >= TILES_PER_FLUSH {
+            self.flush(block);
+        }
+    }
+
+    /// Moves the sums on to double precision.
+    fn flush(&mut self, block: usize) {
+        self.tiles = 0;
+        let totals = &mut self.totals[block * 4 * HALF..][..4 * HALF];
+        for (sum, total) in self.sums.0.iter_mut().zip(totals) {
             *total += f64::from(std::mem::take(sum));
+        }
+    }
+
+    /// Gives the sums out as `[channel][sum, square]`; both halves belong to the same channels where a tile
+    /// holds two pixels.
+    fn finish(self) {
+        let of = |chunk: usize, which: usize, lane: usize| self.totals[(chunk * 2 + which) * HALF + lane];
+        for (channel, sums) in self.moments.sums.chunks_exact_mut(2).enumerate() {
+            let (chunk, lane) = (channel / HALF, channel % HALF);
+            for (which, sum) in sums.iter_mut().enumerate() {
+                *sum = of(chunk, which, lane) + if self.tiling.pixels == 2 { of(chunk + 1, which, lane) } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// Sums over images and pixels of a block's channels: `[half][of y - pivot, of its square][channel]`.
+#[repr(align(64))]
+struct BlockSums([f32; 4 * HALF]);
+
+impl BlockSums {
+    /// Adds half a tile's images, four at a time: a single sum would wait for itself.
+    ///
+    /// # Safety
+    /// `values` is a tile of floats and `pivot` one value a channel.
+    #[inline(always)]
+    unsafe fn add<V: Vector>(&mut self, half: usize, values: *const f32, pivot: *const f32, images: usize) {
+        for part in (0..HALF).step_by(V::LANES) {
+            // SAFETY: inside the tile, the pivots and the sums.
+            unsafe {
+                let pivot = V::load(pivot.add(part));
+                let mut sums = [[V::splat(0.0); 2]; 4];
+                for first in (0..images).step_by(4) {
+                    for which in 0..4 {
+                        if first + which < images {
+                            let centred = V::load(values.add((first + which) * HALF + part)).sub(pivot);
+                            sums[which][0] = sums[which][0].add(centred);
+                            sums[which][1] = centred.mul_add(centred, sums[which][1]);
+                        }
+                    }
+                }
+                for which in 0..2 {
+                    let sum = sums[0][which].add(sums[1][which]).add(sums[2][which].add(sums[3][which]));
+                    let total = self.0.as_mut_ptr().add((2 * half + which) * HALF + part);
+                    V::load(total).add(sum).store(total);
+                }
+            }
         }
     }
 }

@@ -46,10 +46,13 @@ pub unsafe fn load_images<U: TileUnit>(images: Images<'_>) {
 unsafe fn tile_rows<V: Vector>(plane: &Plane, tiling: Tiling, y: usize, first: usize, block: usize) -> Tile {
     let mut by_tap = Tile::ZERO;
     for (i, words) in by_tap.0.chunks_exact_mut(HALF).enumerate() {
-        let halves = [0, 1].map(|half| match tiling.pixels {
-            1 => plane.read((2 * block + half) * HALF + i, y, first, 1),
-            _ => plane.read(i, y, 2 * first + half, 2),
-        });
+        let mut halves = [[0.0; GROUP]; 2];
+        for (half, values) in halves.iter_mut().enumerate() {
+            match tiling.pixels {
+                1 => plane.read((2 * block + half) * HALF + i, y, first, values),
+                _ => plane.read_pairs(i, y, 2 * first + half, values),
+            }
+        }
         for part in (0..HALF).step_by(V::LANES) {
             // SAFETY: inside the sixteen words.
             unsafe {
@@ -96,21 +99,28 @@ impl Plane {
         }
     }
 
-    /// What a tap reads for pixels `x, x + step, ...` of a row; zeros for those that do not exist.
+    /// What a tap reads for 16 pixels of a row from `x` on; zeros where a tap or a pixel does not exist.
     #[inline(always)]
-    fn read(&self, tap: usize, y: usize, x: usize, step: usize) -> [f32; GROUP] {
-        let mut values = [0.0; GROUP];
-        let Some(&tap) = self.taps.get(tap) else { return values };
+    fn read(&self, tap: usize, y: usize, x: usize, values: &mut [f32; GROUP]) {
+        let Some(&tap) = self.taps.get(tap) else { return };
         let stride = self.conv.vertical.stride;
-        let count = self.conv.horizontal.output.saturating_sub(x).div_ceil(step).min(GROUP);
         let source = &self.values[tap + (y * self.width + x) * stride..];
-        if count == GROUP && step * stride == 1 {
+        if stride == 1 && x + GROUP <= self.conv.horizontal.output {
             values.copy_from_slice(&source[..GROUP]);
         } else {
-            for (value, &pixel) in values.iter_mut().take(count).zip(source.iter().step_by(step * stride)) {
-                *value = pixel;
-            }
+            let count = GROUP.min(self.conv.horizontal.output - x);
+            values.iter_mut().take(count).zip(source.iter().step_by(stride)).for_each(|(value, &pixel)| *value = pixel);
         }
-        values
+    }
+
+    /// The same for every other pixel.
+    #[inline(always)]
+    fn read_pairs(&self, tap: usize, y: usize, x: usize, values: &mut [f32; GROUP]) {
+        let width = self.conv.horizontal.output;
+        let Some(&tap) = self.taps.get(tap).filter(|_| x < width) else { return };
+        let stride = self.conv.vertical.stride;
+        let source = self.values[tap + (y * self.width + x) * stride..].iter().step_by(2 * stride);
+        let count = GROUP.min((width - x).div_ceil(2));
+        values.iter_mut().take(count).zip(source).for_each(|(value, &pixel)| *value = pixel);
     }
 }

@@ -1,7 +1,7 @@
 //! Weights in the form that multiplies tiles: 16 rows of pairs of values read by 16 channels written.
 
 use crate::geometry::{Conv2d, Direction, Gather};
-use crate::layout::{HALF, TILE, Tiling, narrow};
+use crate::layout::{HALF, TILE, Tiling, narrow, tile_pixels};
 
 /// Words of the packed weights.
 pub fn packed_len(gather: &Gather) -> usize {
@@ -15,30 +15,46 @@ pub fn chunk_len(gather: &Gather) -> usize {
 
 /// Packs `[out][in][row][column]`.
 pub fn pack_weights(gather: &Gather, weights: &[f32], packed: &mut [f32]) {
-    let read = Tiling::new(gather.from);
-    let ways = &gather.tiles.weights;
-    let kernel = gather.kernel;
-    let weight = |written: usize, read: usize, row: usize, column: Option<usize>| match column {
-        Some(column) if written < gather.to.channels && read < gather.from.channels => {
-            let pair = match gather.direction {
-                Direction::Forward => written * gather.from.channels + read,
-                Direction::Backward => read * gather.to.channels + written,
-            };
-            weights[(pair * kernel + row) * kernel + column]
-        }
-        _ => 0.0,
-    };
+    let blocks = Tiling::new(gather.from).blocks;
+    let (ways, kernel) = (&gather.tiles.weights, gather.kernel);
     for (index, tile) in packed.chunks_exact_mut(TILE).enumerate() {
-        let (block, rest) = (index % read.blocks, index / read.blocks);
+        let (block, rest) = (index % blocks, index / blocks);
         let (way, rest) = (ways[rest % ways.len()], rest / ways.len());
         let (row, chunk) = (rest % kernel, rest / kernel);
-        // The second half of a tile holds further channels of the pixel, or the next pixel's.
-        let halves = [2 * HALF * block, if read.pixels == 1 { 2 * HALF * block + HALF } else { 0 }];
-        for (at, word) in tile.iter_mut().enumerate() {
-            let (channel, written) = (at / HALF, chunk * HALF + at % HALF);
-            *word = narrow([0, 1].map(|half| weight(written, halves[half] + channel, row, way[half])));
+        let halves = [0, 1].map(|half| half_tile(gather, weights, (chunk, block, half), row, way[half]));
+        for (word, (&low, &high)) in tile.iter_mut().zip(halves[0].iter().zip(&halves[1])) {
+            *word = narrow([low, high]);
         }
     }
+}
+
+/// The weights `[16 read][16 written]` that half a tile meets in a kernel's row and column; zeros where a
+/// channel or the column does not exist.
+fn half_tile(
+    gather: &Gather,
+    weights: &[f32],
+    (chunk, block, half): (usize, usize, usize),
+    row: usize,
+    column: Option<usize>,
+) -> [f32; TILE] {
+    let mut values = [0.0; TILE];
+    let Some(column) = column else { return values };
+    let (from, to, taps) = (gather.from.channels, gather.to.channels, gather.kernel * gather.kernel);
+    let (read_step, written_step) = match gather.direction {
+        Direction::Forward => (taps, from * taps),
+        Direction::Backward => (to * taps, taps),
+    };
+    // The second half of a tile holds further channels of the pixel, or the next pixel's.
+    let first_read = if tile_pixels(from) == 1 { (2 * block + half) * HALF } else { 0 };
+    let first_written = chunk * HALF;
+    let written = HALF.min(to.saturating_sub(first_written));
+    for (read, values) in (first_read..from).zip(values.chunks_exact_mut(HALF)) {
+        let first = read * read_step + first_written * written_step + row * gather.kernel + column;
+        for (lane, value) in values.iter_mut().enumerate().take(written) {
+            *value = weights[first + lane * written_step];
+        }
+    }
+    values
 }
 
 /// Words of a gradient by the weights.

@@ -1,0 +1,96 @@
+//! Batch norm's statistics, and what follows from them for each channel.
+
+use crate::program::NormLayer;
+
+/// Momentum of the running statistics, as PyTorch's default.
+const RUNNING_MOMENTUM: f64 = 0.1;
+
+/// Added to the variance, as PyTorch's default.
+const EPS: f64 = 1e-5;
+
+/// Which statistics batch norm uses.
+pub enum Statistics<'a> {
+    /// Those of the batch, which move the running ones on.
+    Batch(&'a mut [f32]),
+    /// The running ones.
+    Running(&'a [f32]),
+}
+
+/// Per channel `a, b, c` of `a g + b y + c`, the gradient by batch norm's input `y`.
+pub type Factors = [Vec<f32>; 3];
+
+/// Per-channel values of a batch norm in the current batch.
+#[derive(Clone)]
+pub struct NormValues {
+    /// Mean.
+    pub mean: Vec<f32>,
+    /// One over the standard deviation.
+    pub inv_std: Vec<f32>,
+    /// What the input is multiplied by.
+    pub scale: Vec<f32>,
+    /// What is added to it then.
+    pub shift: Vec<f32>,
+}
+
+impl NormValues {
+    /// All zero.
+    pub fn new(channels: usize) -> Self {
+        let zeros = vec![0.0; channels];
+        Self { mean: zeros.clone(), inv_std: zeros.clone(), scale: zeros.clone(), shift: zeros }
+    }
+
+    /// Takes mean and variance from the moments of the batch, and moves the running statistics on: they
+    /// take the unbiased variance, the normalisation the biased one.
+    pub fn use_batch(&mut self, norm: &NormLayer, parameters: &[f32], moments: &[f64], count: usize, running: &mut [f32]) {
+        let count = count as f64;
+        for (channel, sums) in moments.chunks_exact(2).enumerate() {
+            let running_mean = &mut running[norm.running_mean.start + channel];
+            let offset = sums[0] / count;
+            let mean = f64::from(*running_mean) + offset;
+            let variance = (sums[1] / count - offset * offset).max(0.0);
+            *running_mean = moved(*running_mean, mean);
+            let unbiased = if count > 1.0 { variance * count / (count - 1.0) } else { variance };
+            let running_var = &mut running[norm.running_var.start + channel];
+            *running_var = moved(*running_var, unbiased);
+            self.set(norm, parameters, channel, mean, variance);
+        }
+    }
+
+    /// Takes the running statistics.
+    pub fn use_running(&mut self, norm: &NormLayer, parameters: &[f32], running: &[f32]) {
+        for channel in 0..norm.shape.channels {
+            let mean = running[norm.running_mean.start + channel];
+            let variance = running[norm.running_var.start + channel];
+            self.set(norm, parameters, channel, mean.into(), variance.into());
+        }
+    }
+
+    fn set(&mut self, norm: &NormLayer, parameters: &[f32], channel: usize, mean: f64, variance: f64) {
+        let inv_std = 1.0 / (variance + EPS).sqrt();
+        let scale = f64::from(parameters[norm.weight.start + channel]) * inv_std;
+        self.mean[channel] = mean as f32;
+        self.inv_std[channel] = inv_std as f32;
+        self.scale[channel] = scale as f32;
+        self.shift[channel] = (f64::from(parameters[norm.bias.start + channel]) - mean * scale) as f32;
+    }
+
+    /// Factors `a, b, c` of `a g + b y + c`, the gradient by the normalised value's input `y` given the
+    /// sums of `g` and of `g * normalised` (arXiv:1502.03167, section 3).
+    pub fn backward_factors(&self, weight: &[f32], sums: &[f64], count: usize) -> Factors {
+        let mut factors: Factors = std::array::from_fn(|_| vec![0.0; weight.len()]);
+        for channel in 0..weight.len() {
+            let (mean, inv_std) = (f64::from(self.mean[channel]), f64::from(self.inv_std[channel]));
+            let a = f64::from(weight[channel]) * inv_std;
+            let b = -a * inv_std * sums[2 * channel + 1] / count as f64;
+            let c = -a * sums[2 * channel] / count as f64 - b * mean;
+            for (factor, value) in factors.iter_mut().zip([a, b, c]) {
+                factor[channel] = value as f32;
+            }
+        }
+        factors
+    }
+}
+
+fn moved(running: f32, batch: f64) -> f32 {
+    ((1.0 - RUNNING_MOMENTUM) * f64::from(running) + RUNNING_MOMENTUM * batch) as f32
+}
