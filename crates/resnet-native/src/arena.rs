@@ -13,12 +13,6 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// The first `len` floats of this buffer.
-    pub fn first(self, len: usize) -> Self {
-        assert!(len <= self.len, "a buffer of {} floats cannot give {len}", self.len);
-        Self { len, ..self }
-    }
-
     fn overlaps(self, other: Self) -> bool {
         self.offset < other.offset + other.len && other.offset < self.offset + self.len
     }
@@ -98,8 +92,8 @@ impl Arena {
     }
 
     /// Borrows one buffer to read.
-    pub fn read(&mut self, buffer: Buffer) -> &[f32] {
-        self.borrow([buffer], []).0[0]
+    pub fn read(&self, buffer: Buffer) -> &[f32] {
+        &self.as_slice()[buffer.offset..][..buffer.len]
     }
 }
 
@@ -147,6 +141,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "outside")]
     fn a_buffer_may_not_leave_the_arena() {
-        Arena::new(64).read(Buffer { offset: 60, len: 5 });
+        Arena::new(64).borrow([Buffer { offset: 60, len: 5 }], []);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::graph::Shape;
-use crate::layout::HALF;
+use crate::layout::{GROUP, HALF};
 use crate::plan::{Backward, Mode, Plan};
 use crate::profile::{StepTime, Work};
 use crate::program::{Layer, Program};
@@ -37,11 +37,11 @@ impl Executor {
     pub fn new(weights: Weights<'_>, capacity: usize, mode: Mode) -> Self {
         let program = weights.program;
         let shard_images = Shard::capacity(weights.body().layout());
-        let plan = Plan::new(program, shard_images, mode);
+        let plan = Plan::new(program, mode);
         Self {
             capacity,
             shard_images,
-            shards: (0..capacity.div_ceil(shard_images)).map(|_| Shard::new(&plan)).collect(),
+            shards: (0..capacity.div_ceil(shard_images)).map(|_| Shard::new(&plan, weights.body().layout())).collect(),
             stretches: backward_stretches(&plan),
             norms: program.norms.iter().map(|norm| NormValues::new(norm.shape.channels)).collect(),
             summed: Vec::new(),
@@ -57,7 +57,7 @@ impl Executor {
 
     /// Bytes of the arenas.
     pub fn arena_bytes(&self) -> usize {
-        self.shards.len() * self.plan.arena_len * size_of::<f32>()
+        self.shards.len() * (self.shard_images / GROUP) * self.plan.arena_len * size_of::<f32>()
     }
 
     /// How long the steps took since the last [`restart_times`](Self::restart_times): the time that threads
@@ -88,8 +88,8 @@ impl Executor {
     }
 
     /// The logits of the last forward pass, `[images][classes]`.
-    pub fn logits(&mut self, shape: Shape, logits: &mut [f32]) {
-        for (shard, logits) in self.shards.iter_mut().zip(logits.chunks_mut(self.shard_images * shape.len())) {
+    pub fn logits(&self, shape: Shape, logits: &mut [f32]) {
+        for (shard, logits) in self.shards.iter().zip(logits.chunks_mut(self.shard_images * shape.len())) {
             shard.logits(&self.plan, shape, logits);
         }
     }
@@ -120,7 +120,7 @@ impl Executor {
             let stop = running.and_then(|_| program.layers[first..].iter().position(ends));
             let stretch = first..stop.map_or(program.layers.len(), |length| first + length + 1);
             self.on_shards(weights, (running, &Factors::default()), |shard, pass| {
-                stretch.clone().for_each(|index| shard.forward(pass, index));
+                shard.forward(pass, stretch.clone());
             });
             first = stretch.end;
             if let (Some(_), Statistics::Batch(running)) = (stop, &mut statistics) {
@@ -136,7 +136,7 @@ impl Executor {
         for index in 0..self.stretches.len() {
             let stretch = std::mem::take(&mut self.stretches[index]);
             self.on_shards(weights, (None, &factors), |shard, pass| {
-                stretch.iter().for_each(|&(step, part)| shard.backward(pass, step, part));
+                shard.backward(pass, &stretch);
             });
             for &(step, part) in &stretch {
                 match (part, self.plan.backward[step]) {

@@ -1,9 +1,8 @@
-//! A program laid out for a batch size: the steps of the forward and backward pass, and where in the
+//! A program laid out for a group of images: the steps of the forward and backward pass, and where in the
 //! arena each value lives, from the step that makes it to the last that reads it.
 
-use crate::arena::{ALIGN_FLOATS, Buffer};
+use crate::arena::Buffer;
 use crate::graph::{Graph, NodeId};
-use crate::layout::groups;
 use crate::program::{Layer, Program};
 
 /// What a plan is for.
@@ -67,9 +66,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Lays `program` out for batches of up to `capacity` images.
-    pub fn new(program: &Program, capacity: usize, mode: Mode) -> Self {
-        Planner::new(program, capacity).plan(mode)
+    /// Lays `program` out.
+    pub fn new(program: &Program, mode: Mode) -> Self {
+        Planner::new(program).plan(mode)
     }
 }
 
@@ -85,7 +84,6 @@ type StorageId = usize;
 
 struct Planner<'a> {
     program: &'a Program,
-    capacity: usize,
     storages: Vec<Storage>,
     /// Storage of each graph node's output.
     values: Vec<Option<StorageId>>,
@@ -94,9 +92,9 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(program: &'a Program, capacity: usize) -> Self {
+    fn new(program: &'a Program) -> Self {
         let nodes = program.shapes.len();
-        Self { program, capacity, storages: Vec::new(), values: vec![None; nodes], gradients: vec![None; nodes] }
+        Self { program, storages: Vec::new(), values: vec![None; nodes], gradients: vec![None; nodes] }
     }
 
     fn plan(mut self, mode: Mode) -> Plan {
@@ -130,8 +128,8 @@ impl<'a> Planner<'a> {
     }
 
     fn allocate(&mut self, node: NodeId, step: usize) -> StorageId {
-        let len = groups(self.capacity) * self.program.layouts[node].group_len(self.program.shapes[node]);
-        self.storages.push(Storage { len: len.next_multiple_of(ALIGN_FLOATS), first: step, last: step });
+        let len = self.program.layouts[node].group_len(self.program.shapes[node]);
+        self.storages.push(Storage { len, first: step, last: step });
         self.storages.len() - 1
     }
 

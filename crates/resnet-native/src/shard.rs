@@ -1,9 +1,12 @@
 //! The part of a batch that one thread takes through a stretch of layers: one or two groups of images with
 //! an arena of their own, small enough that what a layer writes is still in the cache when the next reads it.
 //!
+//! Where a stretch's layers need one group alone, a shard takes its groups through it one after the other.
+//!
 //! A shard's steps are cut into bands further, for the threads that have no shard. How a step is cut depends
 //! on the batch alone, never on the number of threads, and with it so does the order of every sum.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -21,7 +24,7 @@ use crate::program::{ConvLayer, Layer, Program};
 use crate::statistics::{Factors, NormValues};
 
 /// Bands that a step is cut into over the whole batch, as near as the height allows: enough for many threads.
-const BANDS: usize = 32;
+const BANDS: usize = 16;
 
 /// Pixels that a band of a gradient by weights should have at least: below, summing the lanes of the
 /// accumulators takes a noticeable share of the time.
@@ -32,6 +35,9 @@ const TILED_WEIGHT_BAND_PIXELS: usize = 256;
 
 /// Floats that the partial gradients of one convolution may take.
 const MAX_PARTIAL_LEN: usize = 1 << 22;
+
+/// Layout of the logits and their gradient.
+const HEAD: Layout = Layout::Interleaved;
 
 /// What the steps need of the network.
 #[derive(Clone, Copy)]
@@ -70,6 +76,14 @@ pub struct Pass<'a> {
     pub factors: &'a Factors,
 }
 
+impl Pass<'_> {
+    /// The graph node whose gradient a backward step takes: backward steps are the layers in reverse.
+    fn node(&self, index: usize) -> NodeId {
+        let layers = &self.weights.program.layers;
+        layers[layers.len() - 1 - index].output()
+    }
+}
+
 /// Part of a backward step that needs nothing of other shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackwardPart {
@@ -87,7 +101,8 @@ pub enum BackwardPart {
 
 /// Some images of a batch.
 pub struct Shard {
-    arena: Arena,
+    /// Memory of each group.
+    arenas: Vec<Arena>,
     images: usize,
     /// Sums of the batch norm that the last stretch of layers ended at, `[band][channel][2]`.
     sums: Vec<f64>,
@@ -105,9 +120,9 @@ impl Shard {
     }
 
     /// A shard with the memory that `plan` takes.
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &Plan, layout: Layout) -> Self {
         Self {
-            arena: Arena::new(plan.arena_len),
+            arenas: (0..layout.weight_groups()).map(|_| Arena::new(plan.arena_len)).collect(),
             images: 0,
             sums: Vec::new(),
             partials: Arena::new(0),
@@ -151,135 +166,142 @@ impl Shard {
         let (start, program) = (Instant::now(), weights.program);
         let image_len = program.stem.input().len();
         self.images = pixels.len() / image_len;
-        let tensor = Tensor::of(program, crate::graph::Graph::INPUT);
-        let (_, [input]) = self.arena.borrow([], [tensor.whole(plan.input, self.images)]);
-        let groups = input.par_chunks_mut(tensor.group_len()).zip(pixels.par_chunks(GROUP * image_len));
-        groups.for_each(|(group, images)| weights.body().load_images(Images { images, conv: &program.stem, group }));
+        let groups = self.arenas.par_iter_mut().zip(pixels.par_chunks(GROUP * image_len));
+        groups.for_each(|(arena, images)| {
+            let (_, [group]) = arena.borrow([], [plan.input]);
+            weights.body().load_images(Images { images, conv: &program.stem, group });
+        });
         self.note(Work::Load, None, start);
     }
 
     /// The logits `[images][classes]` of the last forward pass.
-    pub fn logits(&mut self, plan: &Plan, shape: Shape, logits: &mut [f32]) {
-        let tensor = Tensor::head(shape);
-        let groups = self.arena.read(tensor.whole(plan.logits, self.images)).chunks_exact(tensor.group_len());
-        for (group, logits) in groups.zip(logits.chunks_mut(GROUP * shape.len())) {
-            tensor.layout.unpack_group(group, shape, logits);
+    pub fn logits(&self, plan: &Plan, shape: Shape, logits: &mut [f32]) {
+        for (arena, logits) in self.arenas.iter().zip(logits.chunks_mut(GROUP * shape.len())) {
+            HEAD.unpack_group(arena.read(plan.logits), shape, logits);
         }
     }
 
     /// Puts the gradient of the logits, `[images][classes]`, where the backward pass starts.
     pub fn load_logits_gradient(&mut self, plan: &Plan, shape: Shape, gradient: &[f32]) {
-        let tensor = Tensor::head(shape);
         let buffer = plan.logits_gradient.expect("a plan for training");
-        let (_, [groups]) = self.arena.borrow([], [buffer]);
-        for (group, gradient) in groups.chunks_exact_mut(tensor.group_len()).zip(gradient.chunks(GROUP * shape.len())) {
-            tensor.layout.pack_group(gradient, shape, group);
+        for (arena, gradient) in self.arenas.iter_mut().zip(gradient.chunks(GROUP * shape.len())) {
+            let (_, [group]) = arena.borrow([], [buffer]);
+            HEAD.pack_group(gradient, shape, group);
         }
     }
 
-    /// Runs a forward step.
-    pub fn forward(&mut self, pass: Pass<'_>, index: usize) {
+    /// Runs some forward steps.
+    pub fn forward(&mut self, pass: Pass<'_>, steps: Range<usize>) {
+        self.sums.clear();
+        for group in 0..groups(self.images) {
+            steps.clone().for_each(|index| self.forward_step(pass, index, group));
+        }
+    }
+
+    /// Runs some parts of backward steps.
+    pub fn backward(&mut self, pass: Pass<'_>, parts: &[(usize, BackwardPart)]) {
+        self.sums.clear();
+        let together = |part: &(usize, BackwardPart)| part.1 == BackwardPart::ConvWeights;
+        for parts in parts.chunk_by(|a, b| !together(a) && !together(b)) {
+            match (together(&parts[0]), pass.plan.backward[parts[0].0]) {
+                (true, Backward::Conv { conv, input, output_gradient, .. }) => {
+                    let start = Instant::now();
+                    self.conv_weights(pass, conv, (input, output_gradient));
+                    self.note(Work::BackwardWeights, Some(pass.node(parts[0].0)), start);
+                }
+                _ => {
+                    for group in 0..groups(self.images) {
+                        parts.iter().for_each(|&part| self.backward_part(pass, part, group));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Room for the sums of some bands, `[band][channel][2]`.
+    fn new_sums(&mut self, len: usize) -> usize {
+        let start = self.sums.len();
+        self.sums.resize(start + len, 0.0);
+        start
+    }
+
+    fn forward_step(&mut self, pass: Pass<'_>, index: usize, group: usize) {
         let (start, step) = (Instant::now(), pass.plan.forward[index]);
         let (program, body) = (pass.weights.program, pass.weights.body());
         match step.layer {
-            Layer::Conv { conv, .. } => self.conv(pass, conv, &step),
-            Layer::Norm { norm, relu, .. } => self.normalize(pass, norm, relu, &step),
+            Layer::Conv { conv, .. } => self.conv(pass, conv, &step, group),
+            Layer::Norm { norm, relu, .. } => self.normalize(pass, norm, relu, &step, group),
             Layer::Pad { stride, input, output } => {
-                let (narrow, wide) = (Tensor::of(program, input), Tensor::of(program, output));
-                self.by_group((step.input, narrow), (step.output, wide), |input, output| {
-                    let (narrow, wide) = (narrow.shape, wide.shape);
-                    body.pad(Pad { narrow, wide, stride, input, output });
-                });
+                let (narrow, wide) = (program.shapes[input], program.shapes[output]);
+                let ([input], [output]) = self.arenas[group].borrow([step.input], [step.output]);
+                body.pad(Pad { narrow, wide, stride, input, output });
             }
-            Layer::Pool { input, output } => {
-                let (from, to) = (Tensor::of(program, input), Tensor::of(program, output));
-                self.by_group((step.input, from), (step.output, to), |input, output| {
-                    body.pool(Pool { shape: from.shape, input, output });
-                });
+            Layer::Pool { input, .. } => {
+                let shape = program.shapes[input];
+                let ([input], [output]) = self.arenas[group].borrow([step.input], [step.output]);
+                body.pool(Pool { shape, input, output });
             }
         }
         self.note(Work::Forward, Some(step.layer.output()), start);
     }
 
-    /// Runs a part of a backward step.
-    pub fn backward(&mut self, pass: Pass<'_>, index: usize, part: BackwardPart) {
+    fn backward_part(&mut self, pass: Pass<'_>, (index, part): (usize, BackwardPart), group: usize) {
         let start = Instant::now();
         let (program, body) = (pass.weights.program, pass.weights.body());
-        let mut work = Work::Backward;
         match pass.plan.backward[index] {
-            Backward::Conv { conv, input, output_gradient, input_gradient } => match (part, input_gradient) {
-                (BackwardPart::ConvInput, Some(target)) => self.conv_input(pass, conv, output_gradient, target),
-                _ => {
-                    work = Work::BackwardWeights;
-                    self.conv_weights(pass, conv, (input, output_gradient));
+            Backward::Conv { conv, output_gradient, input_gradient, .. } => {
+                if let Some(target) = input_gradient {
+                    self.conv_input(pass, conv, output_gradient, target, group);
                 }
-            },
+            }
             Backward::Norm { norm, input, rectified, gradient, input_gradient } => {
                 let buffers = NormBuffers { input, rectified, gradient, input_gradient };
                 match part {
-                    BackwardPart::NormReduce => self.normalize_reduce(pass, norm, buffers),
-                    _ => self.normalize_backward(pass, norm, buffers),
+                    BackwardPart::NormReduce => self.normalize_reduce(pass, norm, buffers, group),
+                    _ => self.normalize_backward(pass, norm, buffers, group),
                 }
             }
             Backward::Pad { stride, input, output, output_gradient, input_gradient } => {
-                let (narrow, wide) = (Tensor::of(program, input), Tensor::of(program, output));
-                self.by_group((output_gradient, wide), (input_gradient, narrow), |input, output| {
-                    let (narrow, wide) = (narrow.shape, wide.shape);
-                    body.pad_backward(Pad { narrow, wide, stride, input, output });
-                });
+                let (narrow, wide) = (program.shapes[input], program.shapes[output]);
+                let ([input], [output]) = self.arenas[group].borrow([output_gradient], [input_gradient]);
+                body.pad_backward(Pad { narrow, wide, stride, input, output });
             }
             Backward::Pool { input, output_gradient, input_gradient } => {
-                let to = Tensor::of(program, input);
-                let from = Tensor::head(Shape::new(to.shape.channels, 1, 1));
-                self.by_group((output_gradient, from), (input_gradient, to), |input, output| {
-                    body.pool_backward(Pool { shape: to.shape, input, output });
-                });
+                let shape = program.shapes[input];
+                let ([input], [output]) = self.arenas[group].borrow([output_gradient], [input_gradient]);
+                body.pool_backward(Pool { shape, input, output });
             }
         }
-        // Backward steps are the layers in reverse.
-        let node = program.layers[program.layers.len() - 1 - index].output();
-        self.note(work, Some(node), start);
+        self.note(Work::Backward, Some(pass.node(index)), start);
     }
 
-    /// Runs `kernel(input, output)` on each group.
-    fn by_group(
-        &mut self,
-        (input, from): (Buffer, Tensor),
-        (output, to): (Buffer, Tensor),
-        kernel: impl Fn(&[f32], &mut [f32]) + Sync,
-    ) {
-        let reads = [from.whole(input, self.images)];
-        let ([input], [output]) = self.arena.borrow(reads, [to.whole(output, self.images)]);
-        let groups = output.par_chunks_mut(to.group_len()).zip(input.par_chunks(from.group_len()));
-        groups.for_each(|(output, input)| kernel(input, output));
+    /// Images of a group.
+    fn images_in(&self, group: usize) -> usize {
+        images_in_group(self.images, group)
     }
 
-    fn conv(&mut self, pass: Pass<'_>, conv: usize, step: &Forward) {
+    fn conv(&mut self, pass: Pass<'_>, conv: usize, step: &Forward, group: usize) {
         let weights = pass.weights;
         let layer = &weights.program.convs[conv];
         let kernels = weights.kernels.of(layer.layout);
-        let (from, to) = (Tensor::read_by(layer), Tensor::written_by(layer));
-        let bands = Bands::new(to, self.images, pass.images);
-        let pivot = layer.norm.zip(pass.running).map(|(norm, running)| {
-            &running[weights.program.norms[norm].running_mean.clone()]
-        });
-        let channels = layer.conv.outputs;
-        self.sums.clear();
-        self.sums.resize(bands.count * 2 * channels, 0.0);
-        let reads = [from.whole(step.input, self.images)];
-        let ([input], [output]) = self.arena.borrow(reads, [to.whole(step.output, self.images)]);
-        let input_len = from.group_len();
-        let jobs = output.par_chunks_mut(bands.len).zip(self.sums.par_chunks_mut(2 * channels)).enumerate();
-        jobs.for_each(|(index, (output, sums))| {
-            let band = bands.at(index);
+        let bands = Bands::new(layer.conv.output(), layer.layout, pass.images);
+        let pivot = layer
+            .norm
+            .zip(pass.running)
+            .map(|(norm, running)| &running[weights.program.norms[norm].running_mean.clone()]);
+        let (channels, images) = (layer.conv.outputs, self.images_in(group));
+        let first_sum = self.new_sums(bands.count * 2 * channels);
+        let ([input], [output]) = self.arenas[group].borrow([step.input], [step.output]);
+        let jobs = output.par_chunks_mut(bands.len).zip(self.sums[first_sum..].par_chunks_mut(2 * channels));
+        jobs.enumerate().for_each(|(index, (output, sums))| {
             kernels.conv(ConvBand {
                 gather: &layer.forward,
-                rows: band.rows,
-                input: &input[band.group * input_len..][..input_len],
+                rows: bands.rows(index),
+                input,
                 weights: &weights.packed[layer.packed_forward.clone()],
                 output: &mut *output,
                 accumulate: false,
-                moments: pivot.map(|pivot| Moments { pivot, sums, images: band.images }),
+                moments: pivot.map(|pivot| Moments { pivot, sums, images }),
             });
             if let Some(bias) = &layer.bias {
                 add_bias(&weights.parameters[bias.clone()], output);
@@ -287,43 +309,37 @@ impl Shard {
         });
     }
 
-    fn normalize(&mut self, pass: Pass<'_>, norm: usize, relu: bool, step: &Forward) {
-        let body = pass.weights.body();
-        let tensor = Tensor { shape: pass.weights.program.norms[norm].shape, layout: body.layout() };
-        let bands = Bands::new(tensor, self.images, pass.images);
-        let values = &pass.norms[norm];
-        let whole = |buffer| tensor.whole(buffer, self.images);
-        let reads = [whole(step.input), whole(step.residual.unwrap_or(step.input))];
-        let ([input, residual], [output]) = self.arena.borrow(reads, [whole(step.output)]);
-        let jobs =
-            output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len)).zip(residual.par_chunks(bands.len));
-        jobs.enumerate().for_each(|(index, ((output, input), residual))| {
+    fn normalize(&mut self, pass: Pass<'_>, norm: usize, relu: bool, step: &Forward, group: usize) {
+        let (body, values) = (pass.weights.body(), &pass.norms[norm]);
+        let shape = pass.weights.program.norms[norm].shape;
+        let (bands, images) = (Bands::new(shape, body.layout(), pass.images), self.images_in(group));
+        let reads = [step.input, step.residual.unwrap_or(step.input)];
+        let ([input, residual], [output]) = self.arenas[group].borrow(reads, [step.output]);
+        let jobs = output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
+        jobs.zip(residual.par_chunks(bands.len)).for_each(|((output, input), residual)| {
             body.normalize(Normalize {
-                shape: tensor.shape,
+                shape,
                 input,
                 residual: step.residual.is_some().then_some(residual),
                 output,
                 scale: &values.scale,
                 shift: &values.shift,
                 relu,
-                images: bands.at(index).images,
+                images,
             });
         });
     }
 
-    fn normalize_reduce(&mut self, pass: Pass<'_>, norm: usize, buffers: NormBuffers) {
-        let body = pass.weights.body();
-        let tensor = Tensor { shape: pass.weights.program.norms[norm].shape, layout: body.layout() };
-        let (shape, bands) = (tensor.shape, Bands::new(tensor, self.images, pass.images));
-        let values = &pass.norms[norm];
-        let whole = |buffer| tensor.whole(buffer, self.images);
-        self.sums.clear();
-        self.sums.resize(bands.count * 2 * shape.channels, 0.0);
-        let reads = [whole(buffers.input), whole(buffers.rectified.unwrap_or(buffers.input))];
-        let ([input, rectified], [gradient]) = self.arena.borrow(reads, [whole(buffers.gradient)]);
+    fn normalize_reduce(&mut self, pass: Pass<'_>, norm: usize, buffers: NormBuffers, group: usize) {
+        let (body, values) = (pass.weights.body(), &pass.norms[norm]);
+        let shape = pass.weights.program.norms[norm].shape;
+        let bands = Bands::new(shape, body.layout(), pass.images);
+        let first_sum = self.new_sums(bands.count * 2 * shape.channels);
+        let reads = [buffers.input, buffers.rectified.unwrap_or(buffers.input)];
+        let ([input, rectified], [gradient]) = self.arenas[group].borrow(reads, [buffers.gradient]);
         let jobs = gradient.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
-        let jobs = jobs.zip(rectified.par_chunks(bands.len)).zip(self.sums.par_chunks_mut(2 * shape.channels));
-        jobs.for_each(|(((gradient, input), rectified), sums)| {
+        let sums = self.sums[first_sum..].par_chunks_mut(2 * shape.channels);
+        jobs.zip(rectified.par_chunks(bands.len)).zip(sums).for_each(|(((gradient, input), rectified), sums)| {
             body.normalize_reduce(NormalizeReduce {
                 shape,
                 gradient,
@@ -336,36 +352,29 @@ impl Shard {
         });
     }
 
-    fn normalize_backward(&mut self, pass: Pass<'_>, norm: usize, buffers: NormBuffers) {
+    fn normalize_backward(&mut self, pass: Pass<'_>, norm: usize, buffers: NormBuffers, group: usize) {
         let body = pass.weights.body();
-        let tensor = Tensor { shape: pass.weights.program.norms[norm].shape, layout: body.layout() };
-        let (shape, bands) = (tensor.shape, Bands::new(tensor, self.images, pass.images));
-        let whole = |buffer| tensor.whole(buffer, self.images);
-        let reads = [whole(buffers.input), whole(buffers.gradient)];
-        let ([input, gradient], [output]) = self.arena.borrow(reads, [whole(buffers.input_gradient)]);
-        let jobs =
-            output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len)).zip(gradient.par_chunks(bands.len));
-        jobs.enumerate().for_each(|(index, ((output, input), gradient))| {
+        let shape = pass.weights.program.norms[norm].shape;
+        let (bands, images) = (Bands::new(shape, body.layout(), pass.images), self.images_in(group));
+        let reads = [buffers.input, buffers.gradient];
+        let ([input, gradient], [output]) = self.arenas[group].borrow(reads, [buffers.input_gradient]);
+        let jobs = output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
+        jobs.zip(gradient.par_chunks(bands.len)).for_each(|((output, input), gradient)| {
             let [a, b, c] = pass.factors;
-            let images = bands.at(index).images;
             body.normalize_backward(NormalizeBackward { shape, gradient, input, output, a, b, c, images });
         });
     }
 
-    fn conv_input(&mut self, pass: Pass<'_>, conv: usize, gradient: Buffer, target: InputGradient) {
+    fn conv_input(&mut self, pass: Pass<'_>, conv: usize, gradient: Buffer, target: InputGradient, group: usize) {
         let layer = &pass.weights.program.convs[conv];
         let kernels = pass.weights.kernels.of(layer.layout);
-        let (from, to) = (Tensor::written_by(layer), Tensor::read_by(layer));
-        let bands = Bands::new(to, self.images, pass.images);
-        let reads = [from.whole(gradient, self.images)];
-        let ([gradient], [output]) = self.arena.borrow(reads, [to.whole(target.buffer, self.images)]);
-        let gradient_len = from.group_len();
+        let bands = Bands::new(layer.conv.input(), layer.layout, pass.images);
+        let ([input], [output]) = self.arenas[group].borrow([gradient], [target.buffer]);
         output.par_chunks_mut(bands.len).enumerate().for_each(|(index, output)| {
-            let band = bands.at(index);
             kernels.conv(ConvBand {
                 gather: &layer.backward,
-                rows: band.rows,
-                input: &gradient[band.group * gradient_len..][..gradient_len],
+                rows: bands.rows(index),
+                input,
                 weights: &pass.weights.packed[layer.packed_backward.clone()],
                 output,
                 accumulate: target.accumulate,
@@ -377,33 +386,28 @@ impl Shard {
     fn conv_weights(&mut self, pass: Pass<'_>, conv: usize, (input, output_gradient): (Buffer, Buffer)) {
         let layer = &pass.weights.program.convs[conv];
         let (kernels, conv) = (pass.weights.kernels.of(layer.layout), &layer.conv);
-        let (from, to) = (Tensor::read_by(layer), Tensor::written_by(layer));
         let len = kernels.gradient_len(conv);
         let (rows, parts) = weight_bands(layer, len, pass.images);
         let part = conv.outputs / parts;
-        let bands_a_set = to.shape.height / rows;
         let per_set = layer.layout.weight_groups();
-        self.partial_len = groups(self.images).div_ceil(per_set) * bands_a_set * len;
+        let bands_a_set = conv.output().height / rows;
+        let arenas = &self.arenas[..groups(self.images)];
+        let inputs: Vec<_> = arenas.iter().map(|arena| arena.read(input)).collect();
+        let gradients: Vec<_> = arenas.iter().map(|arena| arena.read(output_gradient)).collect();
+        self.partial_len = arenas.len().div_ceil(per_set) * bands_a_set * len;
         if self.partials.as_slice().len() < self.partial_len {
             self.partials = Arena::new(self.partial_len);
         }
-        let reads = [from.whole(input, self.images), to.whole(output_gradient, self.images)];
-        let ([input, output_gradient], []) = self.arena.borrow(reads, []);
-        let of_set = |tensor: &[f32], set: usize, group_len: usize| {
-            let first = set * per_set * group_len;
-            first..tensor.len().min(first + per_set * group_len)
-        };
         let partials = &mut self.partials.all()[..self.partial_len];
         partials.par_chunks_mut(len / parts).enumerate().for_each(|(index, gradient)| {
             let (set, first_row) = (index / parts / bands_a_set, index / parts % bands_a_set * rows);
             let first = index % parts * part;
-            let input = &input[of_set(input, set, from.group_len())];
+            let groups = set * per_set..inputs.len().min((set + 1) * per_set);
             kernels.conv_weights(ConvWeightsBand {
                 conv,
                 rows: first_row..first_row + rows,
-                groups: input.len() / from.group_len(),
-                input,
-                output_gradient: &output_gradient[of_set(output_gradient, set, to.group_len())],
+                inputs: &inputs[groups.clone()],
+                output_gradients: &gradients[groups],
                 outputs: first..first + part,
                 gradient,
             });
@@ -411,7 +415,7 @@ impl Shard {
         self.bias_gradient.clear();
         if layer.bias.is_some() {
             self.bias_gradient.resize(conv.outputs, 0.0);
-            bias_gradient(output_gradient, &mut self.bias_gradient);
+            gradients.iter().for_each(|gradient| add_bias_gradient(gradient, &mut self.bias_gradient));
         }
     }
 }
@@ -424,8 +428,7 @@ fn weight_bands(layer: &ConvLayer, gradient_len: usize, images: usize) -> (usize
     let most = BANDS.min((sets * shape.height * shape.width).div_ceil(pixels)).min(MAX_PARTIAL_LEN / gradient_len);
     let rows = band_rows(shape.height, sets, most);
     let bands = sets * (shape.height / rows);
-    let parts =
-        if layer.layout.cuts_outputs() { output_parts(layer.conv.outputs, BANDS.div_ceil(bands)) } else { 1 };
+    let parts = if layer.layout.cuts_outputs() { output_parts(layer.conv.outputs, BANDS.div_ceil(bands)) } else { 1 };
     (rows, parts)
 }
 
@@ -438,71 +441,23 @@ struct NormBuffers {
     input_gradient: Buffer,
 }
 
-/// How a tensor is stored.
-#[derive(Clone, Copy)]
-struct Tensor {
-    shape: Shape,
-    layout: Layout,
-}
-
-impl Tensor {
-    fn of(program: &Program, node: NodeId) -> Self {
-        Self { shape: program.shapes[node], layout: program.layouts[node] }
-    }
-
-    fn read_by(layer: &ConvLayer) -> Self {
-        Self { shape: layer.conv.input(), layout: layer.layout }
-    }
-
-    fn written_by(layer: &ConvLayer) -> Self {
-        Self { shape: layer.conv.output(), layout: layer.layout }
-    }
-
-    /// A tensor of the head, which is in single precision.
-    fn head(shape: Shape) -> Self {
-        Self { shape, layout: Layout::Interleaved }
-    }
-
-    fn group_len(self) -> usize {
-        self.layout.group_len(self.shape)
-    }
-
-    /// The part of a buffer that a batch fills.
-    fn whole(self, buffer: Buffer, images: usize) -> Buffer {
-        buffer.first(groups(images) * self.group_len())
-    }
-}
-
-/// A tensor cut into bands of rows.
+/// A group's tensor cut into bands of rows.
 struct Bands {
-    images: usize,
-    rows: usize,
-    per_group: usize,
+    height: usize,
     count: usize,
     /// Words of a band.
     len: usize,
 }
 
-/// One of them.
-struct Band {
-    group: usize,
-    rows: std::ops::Range<usize>,
-    /// Images in the group.
-    images: usize,
-}
-
 impl Bands {
-    /// Bands of a shard's `images` out of a batch of `batch`.
-    fn new(tensor: Tensor, images: usize, batch: usize) -> Self {
-        let rows = band_rows(tensor.shape.height, groups(batch), BANDS);
-        let per_group = tensor.shape.height / rows;
-        Self { images, rows, per_group, count: groups(images) * per_group, len: tensor.group_len() / per_group }
+    /// Bands of a tensor in a batch of `images`.
+    fn new(shape: Shape, layout: Layout, images: usize) -> Self {
+        let height = band_rows(shape.height, groups(images), BANDS);
+        Self { height, count: shape.height / height, len: height * layout.row_len(shape) }
     }
 
-    fn at(&self, index: usize) -> Band {
-        let group = index / self.per_group;
-        let first = index % self.per_group * self.rows;
-        Band { group, rows: first..first + self.rows, images: images_in_group(self.images, group) }
+    fn rows(&self, index: usize) -> Range<usize> {
+        index * self.height..(index + 1) * self.height
     }
 }
 
@@ -517,11 +472,8 @@ fn add_bias(bias: &[f32], output: &mut [f32]) {
     }
 }
 
-fn bias_gradient(output_gradient: &[f32], gradient: &mut [f32]) {
-    gradient.fill(0.0);
-    for group in output_gradient.chunks_exact(gradient.len() * GROUP) {
-        for (total, lanes) in gradient.iter_mut().zip(group.chunks_exact(GROUP)) {
-            *total += lanes.iter().sum::<f32>();
-        }
+fn add_bias_gradient(output_gradient: &[f32], gradient: &mut [f32]) {
+    for (total, lanes) in gradient.iter_mut().zip(output_gradient.chunks_exact(GROUP)) {
+        *total += lanes.iter().sum::<f32>();
     }
 }

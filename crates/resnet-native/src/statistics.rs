@@ -41,7 +41,14 @@ impl NormValues {
 
     /// Takes mean and variance from the moments of the batch, and moves the running statistics on: they
     /// take the unbiased variance, the normalisation the biased one.
-    pub fn use_batch(&mut self, norm: &NormLayer, parameters: &[f32], moments: &[f64], count: usize, running: &mut [f32]) {
+    pub fn use_batch(
+        &mut self,
+        norm: &NormLayer,
+        parameters: &[f32],
+        moments: &[f64],
+        count: usize,
+        running: &mut [f32],
+    ) {
         let count = count as f64;
         for (channel, sums) in moments.chunks_exact(2).enumerate() {
             let running_mean = &mut running[norm.running_mean.start + channel];

@@ -360,7 +360,9 @@ fn weight_gradient(
     let mut summed = vec![0.0f32; kernels.gradient_len(conv)];
     let sets =
         input.chunks(layout.weight_groups() * input_len).zip(gradient.chunks(layout.weight_groups() * output_len));
-    for (input, output_gradient) in sets {
+    for (input, gradient) in sets {
+        let inputs: Vec<_> = input.chunks(input_len).collect();
+        let output_gradients: Vec<_> = gradient.chunks(output_len).collect();
         for rows in split(case.output().height, bands) {
             for outputs in split(conv.outputs, if layout.cuts_outputs() { parts } else { 1 }) {
                 let range = if layout.cuts_outputs() {
@@ -372,9 +374,8 @@ fn weight_gradient(
                 kernels.conv_weights(ConvWeightsBand {
                     conv,
                     rows: rows.clone(),
-                    groups: input.len() / input_len,
-                    input,
-                    output_gradient,
+                    inputs: &inputs,
+                    output_gradients: &output_gradients,
                     outputs,
                     gradient: &mut part,
                 });

@@ -42,12 +42,10 @@ pub struct ConvWeightsBand<'a> {
     pub conv: &'a Conv2d,
     /// Rows of the output's gradient to sum over.
     pub rows: Range<usize>,
-    /// Groups to sum over, at most [`Layout::weight_groups`].
-    pub groups: usize,
-    /// The convolution's input, all groups.
-    pub input: &'a [f32],
-    /// The gradient of its output, all groups.
-    pub output_gradient: &'a [f32],
+    /// The convolution's input in each group to sum over, at most [`Layout::weight_groups`].
+    pub inputs: &'a [&'a [f32]],
+    /// The gradient of its output in the same groups.
+    pub output_gradients: &'a [&'a [f32]],
     /// Feature maps of the output to work on: all, where the layout does not [cut](Layout::cuts_outputs) them.
     pub outputs: Range<usize>,
     /// Replaced: `outputs` out of what [`Kernels::unpack_gradient`] takes.
@@ -166,9 +164,10 @@ impl ConvWeightsBand<'_> {
         let (conv, layout) = (self.conv, kernels.layout());
         assert!(self.rows.end <= conv.vertical.output && !self.rows.is_empty() && self.outputs.end <= conv.outputs);
         assert!(layout.cuts_outputs() || self.outputs == (0..conv.outputs));
-        assert!((1..=layout.weight_groups()).contains(&self.groups));
-        assert_eq!(self.input.len(), self.groups * layout.group_len(conv.input()));
-        assert_eq!(self.output_gradient.len(), self.groups * layout.group_len(conv.output()));
+        assert!((1..=layout.weight_groups()).contains(&self.inputs.len()));
+        assert_eq!(self.inputs.len(), self.output_gradients.len());
+        assert!(self.inputs.iter().all(|group| group.len() == layout.group_len(conv.input())));
+        assert!(self.output_gradients.iter().all(|group| group.len() == layout.group_len(conv.output())));
         let whole = kernels.gradient_len(conv);
         assert_eq!(
             self.gradient.len(),

@@ -86,8 +86,8 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
             if from >= vertical.input {
                 continue;
             }
-            let input_row = band.input.as_ptr().add(from * horizontal.input * pixel);
-            let gradient_row = band.output_gradient.as_ptr().add(y * horizontal.output * output_pixel);
+            let input_row = band.inputs[0].as_ptr().add(from * horizontal.input * pixel);
+            let gradient_row = band.output_gradients[0].as_ptr().add(y * horizontal.output * output_pixel);
             for x in 0..horizontal.output {
                 let gradient = gradient_row.add(x * output_pixel);
                 let first = x * horizontal.stride + column;

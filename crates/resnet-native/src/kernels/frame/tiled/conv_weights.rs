@@ -93,7 +93,7 @@ impl<U: TileUnit> Pass<'_, U> {
         for tile in 0..tiling.row_tiles() {
             // SAFETY: passed on from the caller.
             unsafe {
-                let groups = groups(self.band.input, self.band.groups, (row * tiling.row_tiles() + tile) * TILE);
+                let groups = groups(self.band.inputs, (row * tiling.row_tiles() + tile) * TILE);
                 let [low, high] = &mut zipped;
                 zip::<U::Vector>(groups, [low.as_mut_ptr(), high.as_mut_ptr()]);
             }
@@ -120,7 +120,7 @@ impl<U: TileUnit> Pass<'_, U> {
             // SAFETY: passed on from the caller.
             unsafe {
                 let at = (row * tiling.row_tiles() + tile) * TILE;
-                zip::<U::Vector>(groups(self.band.output_gradient, self.band.groups, at), halves);
+                zip::<U::Vector>(groups(self.band.output_gradients, at), halves);
             }
         }
     }
@@ -257,16 +257,16 @@ struct Job {
     output: usize,
 }
 
-/// A tile of each of the two groups in `tensor`; null for one that does not exist.
+/// A tile of each of two groups; null for one that does not exist.
 ///
 /// # Safety
 /// `at` lies inside a group.
 #[inline(always)]
-unsafe fn groups(tensor: &[f32], count: usize, at: usize) -> [*const f32; 2] {
+unsafe fn groups(groups: &[&[f32]], at: usize) -> [*const f32; 2] {
     // SAFETY: passed on from the caller.
     unsafe {
-        let first = tensor.as_ptr().add(at);
-        [first, if count == 2 { first.add(tensor.len() / 2) } else { std::ptr::null() }]
+        let second = if groups.len() == 2 { groups[1].as_ptr().add(at) } else { std::ptr::null() };
+        [groups[0].as_ptr().add(at), second]
     }
 }
 
