@@ -7,6 +7,7 @@ momentum and weight decay, random images, no data loading.
 
 import argparse
 import json
+import resource
 import statistics
 import time
 
@@ -85,7 +86,9 @@ def main():
         step()
         times.append(time.perf_counter() - begin)
     median = statistics.median(times)
-    print(json.dumps({"images_per_second": args.batch / median, "step_ms": median * 1e3}))
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    report = {"images_per_second": args.batch / median, "step_ms": median * 1e3, "peak_resident_bytes": resident}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measures this engine and PyTorch side by side on this machine and prints one table.
+"""Measures this engine, PyTorch, ONNX Runtime and OpenVINO side by side on this machine and prints one table.
 
     python3 bench/side_by_side.py                     # ResNet-20, batch 128
     python3 bench/side_by_side.py --depth 56 --rounds 5 --write docs/benchmarks.md
 
 The contestants take turns, `--rounds` times, so that a slow spell of the machine meets all of them; the table
-gives the median of the rounds and the ratio to PyTorch's default mode. PyTorch is taken from the Python that
-runs this script if it has it, else installed into target/bench-env. With --write the table replaces the
+gives the median of the rounds and the ratio to PyTorch's default mode. The others are taken from the Python that
+runs this script if it has them, else installed into target/bench-env. With --write the table replaces the
 section between the markers of that file.
 """
 
@@ -25,27 +25,36 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "target" / "bench-env"
 
-# Name, environment, arguments to pytorch_speed.py (None: this engine).
+AVX2 = {"RESNET_ISA": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+PYTORCH, ONNX = "pytorch_speed.py", "onnx_speed.py"
+
+# Name, environment, script (None: this engine), its first arguments, its flags.
 CONTESTANTS = [
-    ("resnet f32", {}, None),
-    ("resnet f32, AVX2 forced", {"RESNET_ISA": "avx2"}, None),
-    ("PyTorch eager fp32 (default)", {}, []),
-    ("PyTorch eager fp32, channels_last", {}, ["--channels-last"]),
-    ("PyTorch compile fp32, channels_last", {}, ["--compile", "--channels-last"]),
-    ("PyTorch eager bf16, channels_last", {}, ["--bf16", "--channels-last"]),
-    ("PyTorch compile bf16, channels_last", {}, ["--compile", "--bf16", "--channels-last"]),
+    ("resnet bf16", {}, None, [], ["--precision", "bf16"]),
+    ("resnet f32", {}, None, [], ["--precision", "f32"]),
+    ("resnet f32, AVX2 forced", AVX2, None, [], ["--precision", "f32"]),
+    ("PyTorch eager fp32 (default)", {}, PYTORCH, [], []),
+    ("PyTorch eager fp32, AVX2 forced", AVX2, PYTORCH, [], []),
+    ("PyTorch eager fp32, channels_last", {}, PYTORCH, [], ["--channels-last"]),
+    ("PyTorch compile fp32", {}, PYTORCH, [], ["--compile"]),
+    ("PyTorch compile fp32, channels_last", {}, PYTORCH, [], ["--compile", "--channels-last"]),
+    ("PyTorch eager bf16, channels_last", {}, PYTORCH, [], ["--bf16", "--channels-last"]),
+    ("PyTorch compile bf16", {}, PYTORCH, [], ["--compile", "--bf16"]),
+    ("PyTorch compile bf16, channels_last", {}, PYTORCH, [], ["--compile", "--bf16", "--channels-last"]),
+    ("ONNX Runtime fp32", {}, ONNX, ["onnxruntime"], []),
+    ("OpenVINO fp32", {}, ONNX, ["openvino"], []),
+    ("OpenVINO bf16", {}, ONNX, ["openvino"], ["--precision", "bf16"]),
 ]
 BASELINE = "PyTorch eager fp32 (default)"
-JOBS = ("training", "inference")
 
 
-def with_torch():
-    """Starts over in an environment that has PyTorch, where this one has none."""
-    if importlib.util.find_spec("torch"):
+def with_the_others():
+    """Starts over in an environment that has the others, where this one lacks one of them."""
+    if all(map(importlib.util.find_spec, ("torch", "onnx", "onnxruntime", "openvino"))):
         return
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
-        print(f"installing PyTorch into {ENVIRONMENT}", file=sys.stderr)
+        print(f"installing PyTorch, ONNX Runtime and OpenVINO into {ENVIRONMENT}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
         requirements = ROOT / "bench" / "requirements.txt"
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
@@ -62,20 +71,33 @@ def run(command, environment):
 
 
 def measure(contestant, args):
-    """Images a second in training and inference, in one round."""
-    _, environment, flags = contestant
-    options = ["--batch", args.batch, "--threads", args.threads, "--seconds", args.seconds]
-    if flags is None:
+    """One round: images a second and megabytes of training, images a second and milliseconds of one image."""
+    _, environment, script, first, flags = contestant
+    options = ["--threads", args.threads, "--seconds", args.seconds, *flags]
+    if script is None:
         command = [ROOT / "target/release/resnet", "bench", f"cifar-resnet{args.depth}", "--json", *options]
-        report = run(command, environment)
-        return [report[job]["images_per_second"] for job in JOBS]
-    script = [sys.executable, ROOT / "bench/pytorch_speed.py"]
-    options += ["--depth", args.depth, *flags]
-    return [run([*script, job, *options], environment)["images_per_second"] for job in JOBS]
+        report = run([*command, "--batch", args.batch], environment)
+        single = run([*command, "--batch", 1], environment)["inference"]
+        training, inference, memory = report["training"], report["inference"], report["peak_resident_bytes"]
+    else:
+        command = [sys.executable, ROOT / "bench" / script, *first]
+        options += ["--depth", args.depth]
+        training = {} if script == ONNX else run([*command, "training", "--batch", args.batch, *options], environment)
+        inference = run([*command, "inference", "--batch", args.batch, *options], environment)
+        single = run([*command, "inference", "--batch", 1, *options], environment)
+        memory = training.get("peak_resident_bytes")
+    return {
+        "training": training.get("images_per_second"),
+        "memory": memory and memory / 1e6,
+        "inference": inference["images_per_second"],
+        "single": single["step_ms"],
+    }
 
 
 def machine():
     """Processor, cores and versions, in a line."""
+    import onnxruntime
+    import openvino
     import torch
 
     model, features = platform.processor() or platform.machine(), "unknown"
@@ -87,23 +109,32 @@ def machine():
         flags = fields.get("flags", "").split()
         features = ", ".join(name for name in ("avx2", "avx512f", "amx_bf16") if name in flags)
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.split()[1]
-    return f"{model} ({features}), {os.cpu_count()} cores; rustc {rustc}, PyTorch {torch.__version__}"
+    others = f"PyTorch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, OpenVINO {openvino.__version__[:8]}"
+    return f"{model} ({features}), {os.cpu_count()} cores; rustc {rustc}, {others}"
+
+
+def median(rounds, what):
+    values = [measured[what] for measured in rounds]
+    return None if None in values else statistics.median(values)
 
 
 def table(results, args):
-    medians = {name: [statistics.median(job) for job in zip(*rounds)] for name, rounds in results.items()}
-    base = medians[BASELINE]
     command = shlex.join(["python3", "bench/side_by_side.py", *sys.argv[1:]])
     lines = [
         f"ResNet-{args.depth}, batch {args.batch}, {args.threads} threads, median of {args.rounds} rounds,",
         f"{time.strftime('%Y-%m-%d')}; {machine()}.",
         f"`{command}`",
         "",
-        "| | training img/s | ratio | inference img/s | ratio |",
-        "|---|---:|---:|---:|---:|",
+        "| | training img/s | ratio | peak memory MB | inference img/s | ratio | one image ms |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, speeds in medians.items():
-        cells = (f"{speed:.0f} | {speed / reference:.2f}" for speed, reference in zip(speeds, base))
+    for name, rounds in results.items():
+        cells = []
+        for what in ("training", "memory", "inference", "single"):
+            value, base = median(rounds, what), median(results[BASELINE], what)
+            cells.append("" if value is None else f"{value:.2f}" if what == "single" else f"{value:.0f}")
+            if what in ("training", "inference"):
+                cells.append("" if value is None else f"{value / base:.2f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -128,16 +159,15 @@ def main():
     parser.add_argument("--only", default="", help="contestants whose name contains this, and the baseline")
     parser.add_argument("--write", type=Path, help="file whose section to replace")
     args = parser.parse_args()
-    with_torch()
+    with_the_others()
     subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "resnet-cli"], cwd=ROOT, check=True)
     chosen = [c for c in CONTESTANTS if args.only in c[0] or c[0] == BASELINE]
     results = {contestant[0]: [] for contestant in chosen}
     for number in range(1, args.rounds + 1):
         for contestant in chosen:
-            name, speeds = contestant[0], measure(contestant, args)
-            results[name].append(speeds)
-            summary = ", ".join(f"{speed:.0f} img/s {job}" for speed, job in zip(speeds, JOBS))
-            print(f"round {number}: {name}: {summary}", file=sys.stderr)
+            name, measured = contestant[0], measure(contestant, args)
+            results[name].append(measured)
+            print(f"round {number}: {name}: {json.dumps(measured)}", file=sys.stderr)
     text = table(results, args)
     print(text)
     if args.write:

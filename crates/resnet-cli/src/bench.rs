@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use resnet::arch::{Network, initial_state};
-use resnet::engine::{Batch, Engine, Loss, Native, NativeOptions, Precision, Update};
+use resnet::engine::{Batch, Engine, Loss, Native, NativeOptions, PartTime, Precision, Update, Work};
 use serde::Serialize;
 
 use crate::network::NetworkArgs;
-use crate::precision::PrecisionArg;
-use crate::terminal::{print, print_json};
+use crate::precision::{PrecisionArg, check_speed};
+use crate::terminal::{Align, print, print_json, table};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,6 +39,9 @@ pub struct Args {
     /// Seconds to measure training, and again inference
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
+    /// Show every layer's share of the step
+    #[arg(long)]
+    layers: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -52,8 +55,16 @@ struct Report {
     model: String,
     engine: String,
     batch: usize,
+    /// Multiply-adds a second, in 10^9, that the kernels reach with nothing to load or store.
+    peak_gmacs: f64,
+    /// Of activations and gradients, for training and for inference.
+    arena_bytes: usize,
+    /// Of the whole process; where the system says.
+    peak_resident_bytes: Option<u64>,
     training: Speed,
     inference: Speed,
+    /// Of a training step.
+    parts: Vec<Part>,
 }
 
 #[derive(Serialize)]
@@ -61,6 +72,17 @@ struct Speed {
     images_per_second: f64,
     step_ms: f64,
     steps: usize,
+}
+
+/// A part of a training step: one kind of work on one layer.
+#[derive(Serialize)]
+struct Part {
+    work: &'static str,
+    layer: String,
+    /// The time of all threads over their number, median of the steps.
+    ms: f64,
+    /// Multiply-adds a second, in 10^9; for convolutions.
+    gmacs: Option<f64>,
 }
 
 /// Runs the command.
@@ -72,20 +94,70 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
     let network = args.network.build(&args.model)?;
     let precision = args.precision.map_or_else(Precision::fastest, Precision::from);
+    check_speed(precision)?;
     let options = NativeOptions { threads: args.threads.into(), precision };
     let mut engine = Native::new(&network, &initial_state(&network, 0)?, options)?;
     let batch = random_batch(&network, args.batch as usize);
     let duration = Duration::from_secs_f64(args.seconds);
     // A learning rate of zero: the same arithmetic, and random labels cannot drive the weights away.
     let update = Update::Sgd { lr: 0.0, momentum: 0.9, weight_decay: 1e-4 };
+    let mut profiles = Vec::new();
     let training = measure(batch.len(), duration, || {
         engine.forward_backward(&batch, &Loss::default())?;
         engine.apply(&update);
+        profiles.push(engine.profile());
         Ok(())
     })?;
     let inference = measure(batch.len(), duration, || Ok(engine.infer(&batch.images).map(drop)?))?;
-    let report = Report { model: network.name, engine: engine.describe(), batch: batch.len(), training, inference };
-    if args.json { print_json(&report) } else { Ok(print(text(&report))?) }
+    let report = Report {
+        model: network.name,
+        engine: engine.describe(),
+        batch: batch.len(),
+        peak_gmacs: engine.peak() / 1e9,
+        arena_bytes: engine.arena_bytes(),
+        peak_resident_bytes: peak_resident_bytes(),
+        training,
+        inference,
+        parts: parts(&profiles, batch.len(), engine.threads()),
+    };
+    if args.json { print_json(&report) } else { Ok(print(text(&report, args.layers))?) }
+}
+
+/// The median of each part over the steps.
+fn parts(profiles: &[Vec<PartTime>], images: usize, threads: usize) -> Vec<Part> {
+    let Some(last) = profiles.last() else { return Vec::new() };
+    let part = |(index, part): (usize, &PartTime)| {
+        let mut times: Vec<f64> = profiles.iter().map(|parts| parts[index].thread_seconds).collect();
+        times.sort_by(f64::total_cmp);
+        let seconds = times[times.len() / 2] / threads as f64;
+        let multiply_adds = part.multiply_adds * images as u64;
+        Part {
+            work: name(part.work),
+            layer: part.layer.clone(),
+            ms: seconds * 1e3,
+            gmacs: (multiply_adds > 0).then(|| multiply_adds as f64 / seconds / 1e9),
+        }
+    };
+    last.iter().enumerate().map(part).collect()
+}
+
+fn name(work: Work) -> &'static str {
+    match work {
+        Work::Load => "load images",
+        Work::Pack => "pack weights",
+        Work::Forward => "forward",
+        Work::Loss => "loss",
+        Work::Backward => "backward",
+        Work::BackwardWeights => "backward, weights",
+        Work::Update => "update",
+    }
+}
+
+/// The most memory the process ever held, as Linux tells it.
+fn peak_resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// Deterministic images and labels; their values do not matter to the speed.
@@ -114,19 +186,62 @@ fn measure(images: usize, duration: Duration, mut step: impl FnMut() -> anyhow::
     Ok(Speed { images_per_second: images as f64 / median, step_ms: median * 1e3, steps: times.len() })
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Report, layers: bool) -> String {
     let line = |what: &str, speed: &Speed| {
         format!(
             "{what:<10} {:>9.1} img/s {:>9.2} ms a step (median of {})",
             speed.images_per_second, speed.step_ms, speed.steps
         )
     };
-    format!(
-        "{}, batch {}, {}\n{}\n{}",
-        report.model,
-        report.batch,
-        report.engine,
+    let mut lines = vec![
+        format!("{}, batch {}, {}", report.model, report.batch, report.engine),
         line("training", &report.training),
-        line("inference", &report.inference)
-    )
+        line("inference", &report.inference),
+        memory(report),
+        String::new(),
+    ];
+    lines.push(if layers { by_layer(report) } else { by_work(report) });
+    lines.join("\n")
+}
+
+fn memory(report: &Report) -> String {
+    let megabytes = |bytes: u64| format!("{:.0} MB", bytes as f64 / 1e6);
+    let arena = megabytes(report.arena_bytes as u64);
+    let peak = report.peak_resident_bytes.map(|bytes| format!(", {} with all else", megabytes(bytes)));
+    format!("memory     {arena} of activations and gradients{}", peak.unwrap_or_default())
+}
+
+/// A training step by kind of work.
+fn by_work(report: &Report) -> String {
+    let mut kinds: Vec<(&str, f64)> = Vec::new();
+    for part in &report.parts {
+        match kinds.iter_mut().find(|(work, _)| *work == part.work) {
+            Some((_, ms)) => *ms += part.ms,
+            None => kinds.push((part.work, part.ms)),
+        }
+    }
+    let share = |ms: f64| format!("{:.1}", 100.0 * ms / report.training.step_ms);
+    kinds.push(("waiting", report.training.step_ms - kinds.iter().map(|(_, ms)| ms).sum::<f64>()));
+    let mut table = table(&[("training step", Align::Left), ("ms", Align::Right), ("%", Align::Right)]);
+    for (work, ms) in kinds {
+        table.add_row([work.to_string(), format!("{ms:.2}"), share(ms)]);
+    }
+    table.to_string()
+}
+
+/// A training step by layer, with what its convolutions reach of the kernels' peak.
+fn by_layer(report: &Report) -> String {
+    let mut table = table(&[
+        ("work", Align::Left),
+        ("layer", Align::Left),
+        ("ms", Align::Right),
+        ("GMAC/s", Align::Right),
+        ("% of peak", Align::Right),
+    ]);
+    for part in &report.parts {
+        let gmacs = part.gmacs.map_or_else(String::new, |gmacs| format!("{gmacs:.0}"));
+        let share = part.gmacs.map_or_else(String::new, |gmacs| format!("{:.0}", 100.0 * gmacs / report.peak_gmacs));
+        table.add_row([part.work.into(), part.layer.clone(), format!("{:.3}", part.ms), gmacs, share]);
+    }
+    table.to_string()
 }

@@ -1,7 +1,7 @@
 //! In which precision: the flag that every command that runs a network shares.
 
 use clap::ValueEnum;
-use resnet::engine::Precision;
+use resnet::engine::{Isa, Native, Precision};
 
 /// `--precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,4 +19,16 @@ impl From<PrecisionArg> for Precision {
             PrecisionArg::Bf16 => Self::Bf16,
         }
     }
+}
+
+/// Says so where a precision is slow on this machine.
+///
+/// # Errors
+/// When `RESNET_ISA` names no instruction set of this machine.
+pub fn check_speed(precision: Precision) -> anyhow::Result<()> {
+    let isa = Native::isa()?;
+    if precision == Precision::Bf16 && isa != Isa::Amx {
+        eprintln!("note: bf16 needs AMX to be fast; on {} --precision f32 is faster", isa.name());
+    }
+    Ok(())
 }

@@ -198,6 +198,21 @@ impl Session {
         executor.as_ref().map_or(&[], Executor::times)
     }
 
+    /// Multiply-adds a second that the kernels reach on all threads with nothing to load or store.
+    pub fn peak(&self) -> f64 {
+        const ROUND: usize = 1 << 10;
+        const SECONDS: f64 = 0.05;
+        let body = self.kernels.body;
+        let rates = self.pool.broadcast(|_| {
+            let (start, mut done) = (Instant::now(), 0);
+            while start.elapsed().as_secs_f64() < SECONDS {
+                done += body.spin(ROUND);
+            }
+            done as f64 / start.elapsed().as_secs_f64()
+        });
+        rates.into_iter().sum()
+    }
+
     /// Changes the parameters by the gradients.
     pub fn apply(&mut self, update: &Update) {
         let (optimizer, parameters, gradients) = (&mut self.optimizer, &mut self.parameters, &self.gradients);

@@ -106,21 +106,21 @@ impl Case {
         let mut totals = vec![0.0f64; 2 * gather.to.channels];
         let groups = input.chunks(layout.group_len(gather.from)).zip(output.chunks_mut(layout.group_len(gather.to)));
         for (index, (input, output)) in groups.enumerate() {
-            let mut sums = vec![f64::NAN; 2 * gather.to.channels];
-            kernels.conv(ConvBand {
-                gather,
-                rows: 0..gather.to.height,
-                input,
-                weights: &weights,
-                output,
-                accumulate: data.before.is_some(),
-                moments: pivot.map(|pivot| Moments {
-                    pivot,
-                    sums: &mut sums,
-                    images: (self.images - index * GROUP).min(GROUP),
-                }),
-            });
-            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+            let images = (self.images - index * GROUP).min(GROUP);
+            let band_len = gather.to.height.div_ceil(2) * layout.row_len(gather.to);
+            for (rows, output) in split(gather.to.height, 2).zip(output.chunks_mut(band_len)) {
+                let mut sums = vec![f64::NAN; 2 * gather.to.channels];
+                kernels.conv(ConvBand {
+                    gather,
+                    rows,
+                    input,
+                    weights: &weights,
+                    output,
+                    accumulate: data.before.is_some(),
+                    moments: pivot.map(|pivot| Moments { pivot, sums: &mut sums, images }),
+                });
+                totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+            }
         }
         let output = unpack_checked(layout, &output, gather.to, self.images);
         (output, totals.into_iter().map(|total| total as f32).collect())

@@ -62,7 +62,8 @@ fn outcome(dir: &RunDir) -> (Vec<u8>, Vec<u8>, Checkpoint, Vec<metrics::Record>)
 fn a_run_that_was_stopped_ends_as_one_that_was_not() {
     let parent = tempfile::tempdir().expect("a folder");
     for (index, settings) in [
-        "schedule.kind = 'one-cycle'",
+        "precision = 'f32'\nschedule.kind = 'one-cycle'",
+        "precision = 'bf16'\nschedule.kind = 'one-cycle'",
         "optimizer.kind = 'adam'\nschedule = { kind = 'plateau', patience = 0 }",
         "validation-images = 6\nlabel-smoothing = 0.1\n\
          schedule = { kind = 'multi-step', milestones = [5], warmup = { lr = 0.01, until-train-error = 1.0 } }",

@@ -13,7 +13,7 @@ use resnet::eval::{Evaluation, evaluate};
 use serde::Serialize;
 
 use crate::network::NetworkArgs;
-use crate::precision::PrecisionArg;
+use crate::precision::{PrecisionArg, check_speed};
 use crate::preprocess::PreprocessArgs;
 use crate::progress::Progress;
 use crate::terminal::{print, print_json};
@@ -72,6 +72,7 @@ struct Measurement {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    check_speed(args.precision.into())?;
     let measurement = measure(Subject::find(args)?, args.precision)?;
     if args.json { print_json(&measurement) } else { Ok(print(report::text(&measurement))?) }
 }

@@ -18,6 +18,7 @@ use resnet::train::{Best, Config, Progress, Run, RunDir};
 use serde::Serialize;
 
 use crate::data;
+use crate::precision::check_speed;
 use crate::terminal::{grouped, print, print_json, short};
 use screen::Screen;
 use settings::Settings;
@@ -128,6 +129,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn create(args: &Args) -> anyhow::Result<Run> {
     let mut config = args.settings.resolve(args.threads)?;
+    check_speed(config.precision)?;
     let splits = open(&config)?;
     if !resnet::data::names().any(|name| name == config.data) {
         // A folder: the run is to be resumed and evaluated from any other.

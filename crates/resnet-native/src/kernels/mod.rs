@@ -190,6 +190,9 @@ pub trait Kernels: Send + Sync {
     fn pack_weights(&self, gather: &Gather, weights: &[f32], packed: &mut [f32]);
     /// Convolution, and its gradient by the input.
     fn conv(&self, band: ConvBand<'_>);
+    /// Multiplies and adds as fast as it can, with nothing to load or store; returns how many multiply-adds
+    /// that were. What convolutions are measured against.
+    fn spin(&self, rounds: usize) -> u64;
     /// Gradient of a convolution by its weights.
     fn conv_weights(&self, band: ConvWeightsBand<'_>);
     /// Words of such a gradient.
@@ -307,6 +310,16 @@ macro_rules! implement_kernels {
                 $crate::kernels::frame::pool_backward(group);
             }
 
+            fn spin(&self, rounds: usize) -> u64 {
+                $(#[$feature])?
+                unsafe fn run(rounds: usize) -> u64 {
+                    // SAFETY: passed on from the caller.
+                    unsafe { $crate::kernels::frame::spin::<$vector, $block>(rounds) }
+                }
+                // SAFETY: `Isa::kernels` gives this type out only where the machine has its instructions.
+                unsafe { run(rounds) }
+            }
+
             $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] conv::<$vector, $block, $pixels>);
             $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?]
                 conv_weights::<$vector, $outputs, $inputs>);
@@ -348,6 +361,16 @@ macro_rules! implement_tiled_kernels {
                 &self, conv: &$crate::geometry::Conv2d, summed: &[f32], first: usize, gradient: &mut [f32],
             ) {
                 $crate::kernels::frame::tiled::unpack_gradient(conv, summed, first, gradient);
+            }
+
+            fn spin(&self, rounds: usize) -> u64 {
+                $(#[$feature])?
+                unsafe fn run(rounds: usize) -> u64 {
+                    // SAFETY: passed on from the caller.
+                    unsafe { $crate::kernels::frame::tiled::spin::<$unit>(rounds) }
+                }
+                // SAFETY: `Isa::kernels` gives this type out only where the machine has its instructions.
+                unsafe { run(rounds) }
             }
 
             $crate::kernels::kernel!(load_images, Images, [$(#[$feature])?] tiled::load_images::<$unit>);

@@ -2,8 +2,8 @@
 
 mod native;
 
-pub use native::{Native, NativeOptions};
-pub use resnet_native::{Isa, Outcome, Precision, Update};
+pub use native::{Native, NativeOptions, PartTime};
+pub use resnet_native::{Isa, Outcome, Precision, Update, Work};
 
 use crate::{Result, StateDict};
 

@@ -1,9 +1,11 @@
 //! The CPU engine behind the [`Engine`] trait.
 
+use std::collections::HashMap;
+
 use resnet_native::graph::Role;
 use resnet_native::{Memory, Optimizer, Options, Session};
 
-use super::{Batch, Engine, Loss, OptimizerState, Outcome, Precision, Update};
+use super::{Batch, Engine, Isa, Loss, OptimizerState, Outcome, Precision, Update, Work};
 use crate::arch::{Graph, Network};
 use crate::{Result, StateDict, StateMismatch, Tensor};
 
@@ -16,6 +18,19 @@ pub struct NativeOptions {
     pub precision: Precision,
 }
 
+/// How long a pass spent on one part of its work.
+#[derive(Clone, Debug)]
+pub struct PartTime {
+    /// What was done.
+    pub work: Work,
+    /// The layer, by the name of its last module in PyTorch; empty where it is none's.
+    pub layer: String,
+    /// Seconds that all threads together spent.
+    pub thread_seconds: f64,
+    /// Multiply-adds of a convolution for one image.
+    pub multiply_adds: u64,
+}
+
 /// The CPU engine of this project.
 pub struct Native {
     session: Session,
@@ -23,6 +38,15 @@ pub struct Native {
 }
 
 impl Native {
+    /// The instruction set that engines of this process run on: the best of the machine, or the one that the
+    /// variable `RESNET_ISA` names.
+    ///
+    /// # Errors
+    /// When that one does not exist or the machine lacks it.
+    pub fn isa() -> Result<Isa> {
+        Ok(resnet_native::kernels::choose(None)?)
+    }
+
     /// An engine for `network` with the weights of `state`.
     ///
     /// # Errors
@@ -34,6 +58,41 @@ impl Native {
         let mut engine = Self { session, graph };
         engine.load_state(state)?;
         Ok(engine)
+    }
+
+    /// Threads it runs on.
+    pub fn threads(&self) -> usize {
+        self.session.threads()
+    }
+
+    /// Bytes of its activations and their gradients.
+    pub fn arena_bytes(&self) -> usize {
+        self.session.arena_bytes()
+    }
+
+    /// Multiply-adds a second that its kernels reach with nothing to load or store.
+    pub fn peak(&self) -> f64 {
+        self.session.peak()
+    }
+
+    /// How long each part of the last pass took, in the order in which they began.
+    pub fn profile(&self) -> Vec<PartTime> {
+        let mut parts: Vec<PartTime> = Vec::new();
+        let mut places = HashMap::new();
+        for step in self.session.profile() {
+            let place = *places.entry((step.work, step.node)).or_insert_with(|| {
+                let node = step.node.map(|id| &self.graph.nodes()[id]);
+                parts.push(PartTime {
+                    work: step.work,
+                    layer: node.map_or_else(String::new, |node| node.name.clone()),
+                    thread_seconds: 0.0,
+                    multiply_adds: node.map_or(0, |node| self.graph.multiply_adds_of(node)),
+                });
+                parts.len() - 1
+            });
+            parts[place].thread_seconds += step.time.as_secs_f64();
+        }
+        parts
     }
 
     /// Flat values cut into one tensor for each parameter, named with `suffix`.

@@ -6,6 +6,7 @@ mod normalize;
 mod patches;
 mod resample;
 mod software;
+mod spin;
 mod weights;
 
 use super::Vector;
@@ -17,6 +18,7 @@ pub use normalize::{normalize, normalize_backward, normalize_reduce};
 pub use patches::load_images;
 pub use resample::{pad, pad_backward, pool, pool_backward};
 pub use software::Software;
+pub use spin::spin;
 pub use weights::{gradient_len, pack_weights, packed_len, unpack_gradient};
 
 /// Eight registers, each a tile of 16 rows of 16 words.

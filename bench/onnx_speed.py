@@ -1,0 +1,69 @@
+"""Times ONNX Runtime or OpenVINO running a CIFAR residual network; prints one line of JSON.
+
+Called by side_by_side.py. The network is that of pytorch_speed.py, exported to ONNX.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from pytorch_speed import cifar_resnet
+
+
+def onnx_runtime(path, threads):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})
+
+
+def openvino(path, threads, precision):
+    import openvino
+
+    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
+    return lambda images: request.infer({0: images})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("engine", choices=("onnxruntime", "openvino"))
+    parser.add_argument("job", choices=("inference",))
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
+    args = parser.parse_args()
+
+    images = torch.randn(args.batch, 3, 32, 32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        torch.onnx.export(cifar_resnet(args.depth).eval(), (images,), path, opset_version=18, dynamo=False)
+        if args.engine == "onnxruntime":
+            run = onnx_runtime(path, args.threads)
+        else:
+            run = openvino(path, args.threads, args.precision)
+    images = images.numpy()
+    for _ in range(2):
+        run(images)
+    times, start = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < args.seconds:
+        begin = time.perf_counter()
+        run(images)
+        times.append(time.perf_counter() - begin)
+    median = statistics.median(times)
+    print(json.dumps({"images_per_second": args.batch / median, "step_ms": median * 1e3}))
+
+
+if __name__ == "__main__":
+    main()

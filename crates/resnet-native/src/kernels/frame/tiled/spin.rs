@@ -1,0 +1,29 @@
+//! The most that a matrix unit can do, to measure the rest against.
+
+use super::TileUnit;
+use crate::layout::{GROUP, HALF};
+
+/// Keeps four tiles of sums busy; returns the multiply-adds done.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn spin<U: TileUnit>(rounds: usize) -> u64 {
+    // SAFETY: passed on from the caller; no memory is touched.
+    unsafe {
+        let mut unit = U::new();
+        unit.zero::<0>();
+        unit.zero::<1>();
+        unit.zero::<2>();
+        unit.zero::<3>();
+        unit.zero::<4>();
+        unit.zero::<5>();
+        for _ in 0..rounds {
+            unit.dot::<0, 4, 5>();
+            unit.dot::<1, 4, 5>();
+            unit.dot::<2, 4, 5>();
+            unit.dot::<3, 4, 5>();
+        }
+    }
+    (rounds * 4 * GROUP * HALF * 2 * HALF) as u64
+}
