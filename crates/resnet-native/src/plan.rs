@@ -33,11 +33,22 @@ pub enum Backward {
     /// Gradient of a convolution by its weights and, unless it reads the images, by its input.
     Conv { conv: usize, input: Buffer, output_gradient: Buffer, input_gradient: Option<InputGradient> },
     /// Gradient of a batch norm; `gradient` becomes that of the residual.
-    Norm { norm: usize, input: Buffer, rectified: Option<Buffer>, gradient: Buffer, input_gradient: Buffer },
+    Norm { norm: usize, input: Buffer, rectifier: Rectifier<Buffer>, gradient: Buffer, input_gradient: Buffer },
     /// Gradient of an option A shortcut.
     Pad { stride: usize, input: NodeId, output: NodeId, output_gradient: Buffer, input_gradient: Buffer },
     /// Gradient of the average pooling.
     Pool { input: NodeId, output_gradient: Buffer, input_gradient: Buffer },
+}
+
+/// The rectifier after a batch norm, for its gradient.
+#[derive(Clone, Copy, Debug)]
+pub enum Rectifier<T> {
+    /// There is none.
+    None,
+    /// Of the normalised input alone, which is worked out again.
+    OfInput,
+    /// Of its sum with a shortcut, kept here.
+    OfSum(T),
 }
 
 /// Where a convolution's gradient by its input goes.
@@ -164,14 +175,18 @@ impl<'a> Planner<'a> {
             }
             Layer::Norm { norm, input, residual, relu, output } => {
                 let value = self.read(input, step);
-                let rectified = relu.then(|| self.read(output, step));
+                let rectifier = match (relu, residual) {
+                    (false, _) => Rectifier::None,
+                    (true, None) => Rectifier::OfInput,
+                    (true, Some(_)) => Rectifier::OfSum(self.read(output, step)),
+                };
                 let input_gradient = self.new_gradient(input, step);
                 if let Some(residual) = residual {
                     // The masked gradient is the residual's; what else reads the residual adds to it.
                     debug_assert!(self.gradients[residual].is_none(), "the addition is a value's last reader");
                     self.gradients[residual] = Some(gradient);
                 }
-                Draft::Norm { norm, input: value, rectified, gradient, input_gradient }
+                Draft::Norm { norm, input: value, rectifier, gradient, input_gradient }
             }
             Layer::Pad { stride, input, output } => {
                 let input_gradient = self.new_gradient(input, step);
@@ -194,10 +209,31 @@ impl<'a> Planner<'a> {
 
 /// A backward step whose buffers have no place yet.
 enum Draft {
-    Conv { conv: usize, input: StorageId, output_gradient: StorageId, input_gradient: Option<(StorageId, bool)> },
-    Norm { norm: usize, input: StorageId, rectified: Option<StorageId>, gradient: StorageId, input_gradient: StorageId },
-    Pad { stride: usize, input: NodeId, output: NodeId, output_gradient: StorageId, input_gradient: StorageId },
-    Pool { input: NodeId, output_gradient: StorageId, input_gradient: StorageId },
+    Conv {
+        conv: usize,
+        input: StorageId,
+        output_gradient: StorageId,
+        input_gradient: Option<(StorageId, bool)>,
+    },
+    Norm {
+        norm: usize,
+        input: StorageId,
+        rectifier: Rectifier<StorageId>,
+        gradient: StorageId,
+        input_gradient: StorageId,
+    },
+    Pad {
+        stride: usize,
+        input: NodeId,
+        output: NodeId,
+        output_gradient: StorageId,
+        input_gradient: StorageId,
+    },
+    Pool {
+        input: NodeId,
+        output_gradient: StorageId,
+        input_gradient: StorageId,
+    },
 }
 
 impl Draft {
@@ -210,10 +246,14 @@ impl Draft {
                 input_gradient: input_gradient
                     .map(|(id, accumulate)| InputGradient { buffer: buffers[id], accumulate }),
             },
-            Self::Norm { norm, input, rectified, gradient, input_gradient } => Backward::Norm {
+            Self::Norm { norm, input, rectifier, gradient, input_gradient } => Backward::Norm {
                 norm,
                 input: buffers[input],
-                rectified: rectified.map(|id| buffers[id]),
+                rectifier: match rectifier {
+                    Rectifier::None => Rectifier::None,
+                    Rectifier::OfInput => Rectifier::OfInput,
+                    Rectifier::OfSum(id) => Rectifier::OfSum(buffers[id]),
+                },
                 gradient: buffers[gradient],
                 input_gradient: buffers[input_gradient],
             },

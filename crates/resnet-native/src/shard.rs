@@ -14,11 +14,11 @@ use rayon::prelude::*;
 use crate::arena::{Arena, Buffer};
 use crate::graph::{NodeId, Shape};
 use crate::kernels::{
-    ConvBand, ConvWeightsBand, Images, KernelSet, Kernels, Moments, Normalize, NormalizeBackward, NormalizeReduce, Pad,
-    Pool,
+    ConvBand, ConvWeightsBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeBackward,
+    NormalizeReduce, Pad, Pool,
 };
 use crate::layout::{GROUP, Layout, band_rows, groups, images_in_group};
-use crate::plan::{Backward, Forward, InputGradient, Plan};
+use crate::plan::{Backward, Forward, InputGradient, Plan, Rectifier};
 use crate::profile::{StepTime, Work};
 use crate::program::{ConvLayer, Layer, Program};
 use crate::statistics::{Factors, NormValues};
@@ -254,8 +254,8 @@ impl Shard {
                     self.conv_input(pass, conv, output_gradient, target, group);
                 }
             }
-            Backward::Norm { norm, input, rectified, gradient, input_gradient } => {
-                let buffers = NormBuffers { input, rectified, gradient, input_gradient };
+            Backward::Norm { norm, input, rectifier, gradient, input_gradient } => {
+                let buffers = NormBuffers { input, rectifier, gradient, input_gradient };
                 match part {
                     BackwardPart::NormReduce => self.normalize_reduce(pass, norm, buffers, group),
                     _ => self.normalize_backward(pass, norm, buffers, group),
@@ -335,7 +335,8 @@ impl Shard {
         let shape = pass.weights.program.norms[norm].shape;
         let bands = Bands::new(shape, body.layout(), pass.images);
         let first_sum = self.new_sums(bands.count * 2 * shape.channels);
-        let reads = [buffers.input, buffers.rectified.unwrap_or(buffers.input)];
+        let sum = if let Rectifier::OfSum(sum) = buffers.rectifier { sum } else { buffers.input };
+        let reads = [buffers.input, sum];
         let ([input, rectified], [gradient]) = self.arenas[group].borrow(reads, [buffers.gradient]);
         let jobs = gradient.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
         let sums = self.sums[first_sum..].par_chunks_mut(2 * shape.channels);
@@ -343,7 +344,11 @@ impl Shard {
             body.normalize_reduce(NormalizeReduce {
                 shape,
                 gradient,
-                rectified: buffers.rectified.is_some().then_some(rectified),
+                gate: match buffers.rectifier {
+                    Rectifier::None => Gate::Open,
+                    Rectifier::OfInput => Gate::Input(values.affine()),
+                    Rectifier::OfSum(_) => Gate::Output(rectified),
+                },
                 input,
                 mean: &values.mean,
                 inv_std: &values.inv_std,
@@ -356,12 +361,13 @@ impl Shard {
         let body = pass.weights.body();
         let shape = pass.weights.program.norms[norm].shape;
         let (bands, images) = (Bands::new(shape, body.layout(), pass.images), self.images_in(group));
+        let gate = matches!(buffers.rectifier, Rectifier::OfInput).then(|| pass.norms[norm].affine());
         let reads = [buffers.input, buffers.gradient];
         let ([input, gradient], [output]) = self.arenas[group].borrow(reads, [buffers.input_gradient]);
         let jobs = output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
         jobs.zip(gradient.par_chunks(bands.len)).for_each(|((output, input), gradient)| {
             let [a, b, c] = pass.factors;
-            body.normalize_backward(NormalizeBackward { shape, gradient, input, output, a, b, c, images });
+            body.normalize_backward(NormalizeBackward { shape, gradient, gate, input, output, a, b, c, images });
         });
     }
 
@@ -436,7 +442,7 @@ fn weight_bands(layer: &ConvLayer, gradient_len: usize, images: usize) -> (usize
 #[derive(Clone, Copy)]
 struct NormBuffers {
     input: Buffer,
-    rectified: Option<Buffer>,
+    rectifier: Rectifier<Buffer>,
     gradient: Buffer,
     input_gradient: Buffer,
 }

@@ -1,5 +1,6 @@
 //! Batch norm's statistics, and what follows from them for each channel.
 
+use crate::kernels::Affine;
 use crate::program::NormLayer;
 
 /// Momentum of the running statistics, as PyTorch's default.
@@ -61,6 +62,11 @@ impl NormValues {
             *running_var = moved(*running_var, unbiased);
             self.set(norm, parameters, channel, mean, variance);
         }
+    }
+
+    /// The normalisation with learned scale and shift.
+    pub fn affine(&self) -> Affine<'_> {
+        Affine { scale: &self.scale, shift: &self.shift }
     }
 
     /// Takes the running statistics.

@@ -82,14 +82,36 @@ pub struct Normalize<'a> {
     pub images: usize,
 }
 
+/// `scale * input + shift`, one value a channel.
+#[derive(Clone, Copy)]
+pub struct Affine<'a> {
+    /// What the input is multiplied by.
+    pub scale: &'a [f32],
+    /// What is added then.
+    pub shift: &'a [f32],
+}
+
+/// Where a rectifier let values through.
+#[derive(Clone, Copy)]
+pub enum Gate<'a> {
+    /// Everywhere: there is none.
+    Open,
+    /// Where this is positive, the output: after an addition nothing else tells. The gradient is masked in
+    /// place, for the shortcut takes it too.
+    Output(&'a [f32]),
+    /// Where this is positive, worked out again from the input: cheaper than reading the output, and the
+    /// gradient need not be written.
+    Input(Affine<'a>),
+}
+
 /// First half of the gradient of [`Normalize`]: masks `gradient` by the rectifier and sums it.
 pub struct NormalizeReduce<'a> {
     /// Shape of the tensor.
     pub shape: Shape,
-    /// Gradient of the output; becomes that of what the rectifier saw.
+    /// Gradient of the output; with [`Gate::Output`] it becomes that of what the rectifier saw.
     pub gradient: &'a mut [f32],
-    /// The output, where a rectifier made it.
-    pub rectified: Option<&'a [f32]>,
+    /// What the rectifier let through.
+    pub gate: Gate<'a>,
     /// What the convolution gave.
     pub input: &'a [f32],
     /// One value a channel.
@@ -100,12 +122,15 @@ pub struct NormalizeReduce<'a> {
     pub sums: &'a mut [f64],
 }
 
-/// Second half: `output = a * gradient + b * input + c`, the gradient of what the convolution gave.
+/// Second half: `output = a * gradient + b * input + c`, the gradient of what the convolution gave, with
+/// `gradient` masked by the rectifier.
 pub struct NormalizeBackward<'a> {
     /// Shape of the tensor.
     pub shape: Shape,
     /// From [`NormalizeReduce`].
     pub gradient: &'a [f32],
+    /// The rectifier, where [`NormalizeReduce`] was given a [`Gate::Input`] and left `gradient` as it was.
+    pub gate: Option<Affine<'a>>,
     /// What the convolution gave.
     pub input: &'a [f32],
     /// Where the result goes; lanes without an image become zero.
@@ -197,9 +222,19 @@ impl Normalize<'_> {
     }
 }
 
+impl Affine<'_> {
+    fn check(&self, shape: Shape) {
+        assert!(self.scale.len() == shape.channels && self.shift.len() == shape.channels);
+    }
+}
+
 impl NormalizeReduce<'_> {
     pub(super) fn check(&self, kernels: &dyn Kernels) {
-        check_rows(self.shape, kernels.layout(), &[self.input, self.gradient, self.rectified.unwrap_or(self.input)]);
+        let rectified = if let Gate::Output(rectified) = self.gate { rectified } else { self.input };
+        check_rows(self.shape, kernels.layout(), &[self.input, self.gradient, rectified]);
+        if let Gate::Input(affine) = self.gate {
+            affine.check(self.shape);
+        }
         assert!(self.mean.len() == self.shape.channels && self.inv_std.len() == self.shape.channels);
         assert_eq!(self.sums.len(), 2 * self.shape.channels);
     }
@@ -208,6 +243,9 @@ impl NormalizeReduce<'_> {
 impl NormalizeBackward<'_> {
     pub(super) fn check(&self, kernels: &dyn Kernels) {
         check_rows(self.shape, kernels.layout(), &[self.input, self.gradient, self.output]);
+        if let Some(affine) = self.gate {
+            affine.check(self.shape);
+        }
         assert!([self.a, self.b, self.c].iter().all(|values| values.len() == self.shape.channels));
     }
 }

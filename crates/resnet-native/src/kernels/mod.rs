@@ -23,7 +23,9 @@ use crate::error::{Error, Result};
 use crate::geometry::{Conv2d, Gather};
 use crate::layout::Layout;
 
-pub use band::{ConvBand, ConvWeightsBand, Images, Moments, Normalize, NormalizeBackward, NormalizeReduce, Pad, Pool};
+pub use band::{
+    Affine, ConvBand, ConvWeightsBand, Gate, Images, Moments, Normalize, NormalizeBackward, NormalizeReduce, Pad, Pool,
+};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

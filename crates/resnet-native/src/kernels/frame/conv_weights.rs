@@ -69,15 +69,17 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
     output: usize,
 ) -> [[[V; X]; C]; K] {
     let (vertical, horizontal) = (band.conv.vertical, band.conv.horizontal);
+    let (in_channels, out_channels) = (band.conv.inputs, band.conv.outputs);
     let mut inputs = [0; C];
     for c in 0..C {
-        inputs[c] = (input + c).min(band.conv.inputs - 1) * GROUP;
+        inputs[c] = (input + c).min(in_channels - 1) * GROUP;
     }
     let mut outputs = [0; K];
     for k in 0..K {
-        outputs[k] = (output + k).min(band.conv.outputs - 1) * GROUP;
+        outputs[k] = (output + k).min(out_channels - 1) * GROUP;
     }
-    let (pixel, output_pixel) = (band.conv.inputs * GROUP, band.conv.outputs * GROUP);
+    let (pixel, output_pixel) = (in_channels * GROUP, out_channels * GROUP);
+    let (input, output_gradient) = (band.inputs[0].as_ptr(), band.output_gradients[0].as_ptr());
     // SAFETY: rows and columns are kept inside both images.
     unsafe {
         let mut sums = [[[V::splat(0.0); X]; C]; K];
@@ -86,8 +88,8 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
             if from >= vertical.input {
                 continue;
             }
-            let input_row = band.inputs[0].as_ptr().add(from * horizontal.input * pixel);
-            let gradient_row = band.output_gradients[0].as_ptr().add(y * horizontal.output * output_pixel);
+            let input_row = input.add(from * horizontal.input * pixel);
+            let gradient_row = output_gradient.add(y * horizontal.output * output_pixel);
             for x in 0..horizontal.output {
                 let gradient = gradient_row.add(x * output_pixel);
                 let first = x * horizontal.stride + column;

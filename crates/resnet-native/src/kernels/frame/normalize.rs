@@ -1,7 +1,7 @@
 //! Batch norm's passes over memory, with the shortcut and the rectifier taken along.
 
 use super::Vector;
-use crate::kernels::{Normalize, NormalizeBackward, NormalizeReduce};
+use crate::kernels::{Affine, Gate, Normalize, NormalizeBackward, NormalizeReduce};
 use crate::layout::{GROUP, lane_mask};
 
 /// `output = relu(scale * input + shift + residual)`.
@@ -35,6 +35,19 @@ pub unsafe fn normalize<V: Vector>(band: Normalize<'_>) {
     }
 }
 
+/// `scale * input + shift` of a channel.
+///
+/// # Safety
+/// The channel exists.
+#[inline(always)]
+unsafe fn apply<V: Vector>(affine: Affine<'_>, input: V, channel: usize) -> V {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let shift = V::splat(*affine.shift.get_unchecked(channel));
+        input.mul_add(V::splat(*affine.scale.get_unchecked(channel)), shift)
+    }
+}
+
 /// Channels summed side by side, in sums that stay in the first-level cache.
 const CHANNELS: usize = 64;
 
@@ -64,11 +77,16 @@ pub unsafe fn normalize_reduce<V: Vector>(band: NormalizeReduce<'_>) {
                         for part in (0..GROUP).step_by(V::LANES) {
                             let at = (pixel * channels + first + c) * GROUP + part;
                             let mut g = V::load(gradient.add(at));
-                            if let Some(rectified) = band.rectified {
-                                g = g.where_positive(V::load(rectified.as_ptr().add(at)));
-                                g.store(gradient.add(at));
+                            let input = V::load(band.input.as_ptr().add(at));
+                            match band.gate {
+                                Gate::Open => {}
+                                Gate::Output(rectified) => {
+                                    g = g.where_positive(V::load(rectified.as_ptr().add(at)));
+                                    g.store(gradient.add(at));
+                                }
+                                Gate::Input(affine) => g = g.where_positive(apply(affine, input, first + c)),
                             }
-                            let normalized = V::load(band.input.as_ptr().add(at)).sub(mean).mul(inv_std);
+                            let normalized = input.sub(mean).mul(inv_std);
                             sums[0] = sums[0].add(g);
                             sums[1] = g.mul_add(normalized, sums[1]);
                         }
@@ -101,8 +119,12 @@ pub unsafe fn normalize_backward<V: Vector>(band: NormalizeBackward<'_>) {
                     let a = V::splat(*band.a.get_unchecked(channel));
                     let b = V::splat(*band.b.get_unchecked(channel));
                     let c = V::splat(*band.c.get_unchecked(channel));
-                    let constant = V::load(band.input.as_ptr().add(at)).mul_add(b, c);
-                    let value = V::load(band.gradient.as_ptr().add(at)).mul_add(a, constant);
+                    let input = V::load(band.input.as_ptr().add(at));
+                    let mut g = V::load(band.gradient.as_ptr().add(at));
+                    if let Some(affine) = band.gate {
+                        g = g.where_positive(apply(affine, input, channel));
+                    }
+                    let value = g.mul_add(a, input.mul_add(b, c));
                     value.mul(V::load(mask.as_ptr().add(part))).store(band.output.as_mut_ptr().add(at));
                 }
             }

@@ -1,7 +1,7 @@
 //! Batch norm's passes over tiles, with the shortcut and the rectifier taken along.
 
 use super::{TileUnit, Vector, padded};
-use crate::kernels::{Normalize, NormalizeBackward, NormalizeReduce};
+use crate::kernels::{Affine, Gate, Normalize, NormalizeBackward, NormalizeReduce};
 use crate::layout::{HALF, TILE, Tiling};
 
 /// The values of a tile's two halves for some of their channels.
@@ -26,6 +26,44 @@ impl PerChannel {
         let at = block * 2 * HALF + part;
         // SAFETY: passed on from the caller; values are filled up to whole blocks.
         unsafe { (V::load(self.values.as_ptr().add(at)), V::load(self.values.as_ptr().add(at + self.second))) }
+    }
+}
+
+/// An [`Affine`] filled up to whole tiles.
+struct PaddedAffine {
+    scale: PerChannel,
+    shift: PerChannel,
+}
+
+impl PaddedAffine {
+    fn new(affine: Affine<'_>, tiling: Tiling) -> Self {
+        Self { scale: PerChannel::new(affine.scale, tiling), shift: PerChannel::new(affine.shift, tiling) }
+    }
+}
+
+/// Scale and shift of a block.
+///
+/// # Safety
+/// The block exists.
+#[inline(always)]
+unsafe fn load_affine<V: Vector>(affine: Option<&PaddedAffine>, block: usize, part: usize) -> Option<[Pair<V>; 2]> {
+    match affine {
+        // SAFETY: passed on from the caller.
+        Some(affine) => unsafe { Some([affine.scale.load(block, part), affine.shift.load(block, part)]) },
+        None => None,
+    }
+}
+
+/// A gradient where `scale * y + shift` is positive, else zero.
+///
+/// # Safety
+/// The machine has the vector's instructions.
+#[inline(always)]
+unsafe fn masked<V: Vector>(g: Pair<V>, [scale, shift]: [Pair<V>; 2], y: Pair<V>) -> Pair<V> {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let gates = (y.0.mul_add(scale.0, shift.0), y.1.mul_add(scale.1, shift.1));
+        (g.0.where_positive(gates.0), g.1.where_positive(gates.1))
     }
 }
 
@@ -107,7 +145,8 @@ const TILES_PER_FLUSH: usize = 16;
 pub unsafe fn normalize_reduce<U: TileUnit>(band: NormalizeReduce<'_>) {
     let tiling = Tiling::new(band.shape);
     let (mean, inv_std) = (PerChannel::new(band.mean, tiling), PerChannel::new(band.inv_std, tiling));
-    let tiles = Tiles { input: band.input.as_ptr(), rectified: band.rectified, gradient: band.gradient.as_mut_ptr() };
+    let tiles = Tiles { input: band.input.as_ptr(), gate: band.gate, gradient: band.gradient.as_mut_ptr() };
+    let affine = if let Gate::Input(affine) = band.gate { Some(PaddedAffine::new(affine, tiling)) } else { None };
     let columns = band.input.len() / TILE / tiling.blocks;
     band.sums.fill(0.0);
     for first in (0..columns).step_by(TILES_PER_FLUSH) {
@@ -115,10 +154,11 @@ pub unsafe fn normalize_reduce<U: TileUnit>(band: NormalizeReduce<'_>) {
             for part in (0..HALF).step_by(U::Vector::LANES) {
                 // SAFETY: tiles lie inside all slices, which are of one length.
                 let sums = unsafe {
-                    let (mean, inv_std) = (mean.load(block, part), inv_std.load(block, part));
+                    let values = [mean.load(block, part), inv_std.load(block, part)];
+                    let affine: Option<[Pair<U::Vector>; 2]> = load_affine(affine.as_ref(), block, part);
                     let mut sums = [[U::Vector::splat(0.0); 2]; 2];
                     for column in first..columns.min(first + TILES_PER_FLUSH) {
-                        tiles.reduce::<U>((column * tiling.blocks + block) * TILE + part, mean, inv_std, &mut sums);
+                        tiles.reduce::<U>((column * tiling.blocks + block) * TILE + part, values, affine, &mut sums);
                     }
                     sums
                 };
@@ -135,7 +175,7 @@ pub unsafe fn normalize_reduce<U: TileUnit>(band: NormalizeReduce<'_>) {
 /// What the reduction reads and masks.
 struct Tiles<'a> {
     input: *const f32,
-    rectified: Option<&'a [f32]>,
+    gate: Gate<'a>,
     gradient: *mut f32,
 }
 
@@ -148,24 +188,26 @@ impl Tiles<'_> {
     unsafe fn reduce<U: TileUnit>(
         &self,
         at: usize,
-        mean: Pair<U::Vector>,
-        inv_std: Pair<U::Vector>,
+        [mean, inv_std]: [Pair<U::Vector>; 2],
+        affine: Option<[Pair<U::Vector>; 2]>,
         sums: &mut [[U::Vector; 2]; 2],
     ) {
         for at in (at..at + TILE).step_by(HALF) {
             // SAFETY: passed on from the caller.
             unsafe {
                 let (mut low, mut high) = U::Vector::load(self.gradient.add(at)).widen();
-                if let Some(rectified) = self.rectified {
+                let y = U::Vector::load(self.input.add(at)).widen();
+                if let Gate::Output(rectified) = self.gate {
                     let gates = U::Vector::load(rectified.as_ptr().add(at)).widen();
                     (low, high) = (low.where_positive(gates.0), high.where_positive(gates.1));
                     U::narrow(low, high).store(self.gradient.add(at));
+                } else if let Some(affine) = affine {
+                    (low, high) = masked((low, high), affine, y);
                 }
-                let (y_low, y_high) = U::Vector::load(self.input.add(at)).widen();
                 sums[0][0] = sums[0][0].add(low);
-                sums[0][1] = low.mul_add(y_low.sub(mean.0).mul(inv_std.0), sums[0][1]);
+                sums[0][1] = low.mul_add(y.0.sub(mean.0).mul(inv_std.0), sums[0][1]);
                 sums[1][0] = sums[1][0].add(high);
-                sums[1][1] = high.mul_add(y_high.sub(mean.1).mul(inv_std.1), sums[1][1]);
+                sums[1][1] = high.mul_add(y.1.sub(mean.1).mul(inv_std.1), sums[1][1]);
             }
         }
     }
@@ -196,6 +238,7 @@ unsafe fn move_on<V: Vector>(sums: &[V; 2], totals: &mut [f64], channel: usize) 
 pub unsafe fn normalize_backward<U: TileUnit>(band: NormalizeBackward<'_>) {
     let tiling = Tiling::new(band.shape);
     let [a, b, c] = [band.a, band.b, band.c].map(|values| PerChannel::new(values, tiling));
+    let affine = band.gate.map(|affine| PaddedAffine::new(affine, tiling));
     for (tile, block, halves) in tiles(band.input.len(), tiling, band.shape.width) {
         for part in (0..HALF).step_by(U::Vector::LANES) {
             // SAFETY: tiles lie inside all slices, which are of one length.
@@ -203,9 +246,13 @@ pub unsafe fn normalize_backward<U: TileUnit>(band: NormalizeBackward<'_>) {
                 let a: Pair<U::Vector> = a.load(block, part);
                 let b: Pair<U::Vector> = b.load(block, part);
                 let c: Pair<U::Vector> = c.load(block, part);
+                let affine: Option<[Pair<U::Vector>; 2]> = load_affine(affine.as_ref(), block, part);
                 for at in (tile + part..tile + band.images * HALF).step_by(HALF) {
-                    let g = U::Vector::load(band.gradient.as_ptr().add(at)).widen();
+                    let mut g = U::Vector::load(band.gradient.as_ptr().add(at)).widen();
                     let y = U::Vector::load(band.input.as_ptr().add(at)).widen();
+                    if let Some(affine) = affine {
+                        g = masked(g, affine, y);
+                    }
                     let low = g.0.mul_add(a.0, y.0.mul_add(b.0, c.0));
                     let high = g.1.mul_add(a.1, y.1.mul_add(b.1, c.1));
                     store::<U>((low, high), halves, band.output.as_mut_ptr().add(at));

@@ -16,25 +16,22 @@ pub unsafe fn load_images<U: TileUnit>(images: Images<'_>) {
     let Images { images, conv, group } = images;
     let tiling = Tiling::new(conv.patches());
     let row_len = tiling.row_tiles() * TILE;
-    let image_len = conv.input().len();
-    let count = images.len() / image_len;
-    let mut plane = Plane::new(conv);
-    for lane in 0..count {
-        plane.set(&images[lane * image_len..][..image_len]);
-        for (y, row) in group.chunks_exact_mut(row_len).enumerate() {
-            for first in (0..tiling.columns).step_by(GROUP) {
-                for block in 0..tiling.blocks {
+    let planes: Vec<_> = images.chunks_exact(conv.input().len()).map(|image| Plane::new(conv, image)).collect();
+    for (y, row) in group.chunks_exact_mut(row_len).enumerate() {
+        for first in (0..tiling.columns).step_by(GROUP) {
+            for block in 0..tiling.blocks {
+                for (lane, plane) in planes.iter().enumerate() {
                     // SAFETY: passed on from the caller.
-                    let rows = unsafe { tile_rows::<U::Vector>(&plane, tiling, y, first, block) };
+                    let rows = unsafe { tile_rows::<U::Vector>(plane, tiling, y, first, block) };
                     for (column, words) in (first..tiling.columns).zip(rows.0.chunks_exact(HALF)) {
                         row[(column * tiling.blocks + block) * TILE + lane * HALF..][..HALF].copy_from_slice(words);
                     }
                 }
             }
         }
-    }
-    for tile in group.chunks_exact_mut(TILE) {
-        tile[count * HALF..].fill(0.0);
+        for tile in row.chunks_exact_mut(TILE) {
+            tile[planes.len() * HALF..].fill(0.0);
+        }
     }
 }
 
@@ -77,7 +74,7 @@ struct Plane {
 }
 
 impl Plane {
-    fn new(conv: &Conv2d) -> Self {
+    fn new(conv: &Conv2d, image: &[f32]) -> Self {
         let (input, padding, kernel) = (conv.input(), conv.vertical.padding, conv.vertical.kernel);
         let (height, width) = (input.height + 2 * padding, input.width + 2 * padding);
         let taps = (0..conv.patches().channels)
@@ -86,17 +83,13 @@ impl Plane {
                 (channel * height + row) * width + column
             })
             .collect();
-        Self { values: vec![0.0; input.channels * height * width], taps, conv: *conv, width }
-    }
-
-    fn set(&mut self, image: &[f32]) {
-        let (input, padding) = (self.conv.input(), self.conv.vertical.padding);
-        let plane_len = self.values.len() / input.channels;
-        for (row, values) in image.chunks_exact(input.width).enumerate() {
+        let mut values = vec![0.0; input.channels * height * width];
+        for (row, pixels) in image.chunks_exact(input.width).enumerate() {
             let (channel, y) = (row / input.height, row % input.height);
-            let at = channel * plane_len + (y + padding) * self.width + padding;
-            self.values[at..at + input.width].copy_from_slice(values);
+            let at = (channel * height + y + padding) * width + padding;
+            values[at..at + input.width].copy_from_slice(pixels);
         }
+        Self { values, taps, conv: *conv, width }
     }
 
     /// What a tap reads for 16 pixels of a row from `x` on; zeros where a tap or a pixel does not exist.
