@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::graph::Shape;
-use crate::layout::tile_pixels;
+use crate::layout::{TILE, Tiling, tile_pixels};
 
 /// One dimension of a square convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +237,10 @@ impl Conv2d {
             Direction::Backward => (self.output(), self.input()),
         };
         let tiles = self.horizontal.tiles(direction, tile_pixels(from.channels), tile_pixels(to.channels));
-        Gather { direction, kernel: self.vertical.kernel, rows: by_row(&vertical), columns, tiles, from, to }
+        let rows = by_row(&vertical);
+        let terms = rows.iter().map(|row| tiles.columns.iter().map(|run| terms(row, run, &tiles, from)).collect());
+        let terms = terms.collect();
+        Gather { direction, kernel: self.vertical.kernel, rows, columns, tiles, terms, from, to }
     }
 }
 
@@ -254,10 +257,23 @@ pub struct Gather {
     pub columns: Vec<Run>,
     /// The same in columns of tiles.
     pub tiles: TileGather,
+    /// For each row written and each run of columns of tiles, all that is summed.
+    pub terms: Vec<Vec<Vec<Term>>>,
     /// Shape of what is read.
     pub from: Shape,
     /// Shape of what is written.
     pub to: Shape,
+}
+
+/// One tile read and the weights it meets, for a row written; in words.
+#[derive(Clone, Copy, Debug)]
+pub struct Term {
+    /// From the group's start to the row read.
+    pub row: usize,
+    /// Column of tiles read for the run's first column; outside the row, all are zero.
+    pub column: isize,
+    /// From the start of a chunk's packed weights, for each half of the tile written.
+    pub weights: [Option<usize>; 2],
 }
 
 /// What each column of tiles written reads.
@@ -267,6 +283,17 @@ pub struct TileGather {
     pub columns: Vec<TileRun>,
     /// The kernel's column that each half of a tile read meets, for every way it can meet them.
     pub weights: Vec<[Option<usize>; 2]>,
+}
+
+/// All that a row and a run of columns of tiles read.
+fn terms(row: &[Tap], run: &TileRun, tiles: &TileGather, from: Shape) -> Vec<Term> {
+    let tiling = Tiling::new(from);
+    let term = |tap: &Tap, tile: &TileTap| Term {
+        row: tap.from * tiling.row_tiles() * TILE,
+        column: tile.from,
+        weights: tile.weights.map(|way| Some((tap.kernel * tiles.weights.len() + way?) * tiling.blocks * TILE)),
+    };
+    row.iter().flat_map(|tap| run.taps.iter().map(move |tile| term(tap, tile))).collect()
 }
 
 /// Taps of each position of some runs.

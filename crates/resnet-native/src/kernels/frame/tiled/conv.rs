@@ -3,7 +3,7 @@
 
 use super::weights::chunk_len;
 use super::{Tile, TileUnit, Vector, padded};
-use crate::geometry::{Tap, TileRun, TileTap};
+use crate::geometry::Term;
 use crate::kernels::{ConvBand, Moments};
 use crate::layout::{HALF, TILE, Tiling};
 
@@ -12,15 +12,6 @@ const TILES_PER_FLUSH: usize = 16;
 
 /// What lies beyond the borders.
 static ZERO: Tile = Tile::ZERO;
-
-/// A column of tiles read for the first column of a run, and the weights it meets for each half of the tile
-/// written; offsets in words.
-#[derive(Clone, Copy)]
-struct Term {
-    row: usize,
-    column: isize,
-    weights: [Option<usize>; 2],
-}
 
 /// Computes a band.
 ///
@@ -39,14 +30,13 @@ pub unsafe fn conv<U: TileUnit>(band: ConvBand<'_>) {
         sums: [Tile::ZERO; 4],
         accumulate: band.accumulate,
     };
-    let terms = list_terms(&band, read);
     let mut moments = band.moments.map(|moments| BatchMoments::new(moments, written));
     // Block by block, so that the weights of one stay in the first-level cache from row to row.
     for block in 0..written.blocks {
         let chunks = if written.pixels == 2 { [0, 0] } else { [2 * block, 2 * block + 1] };
         // SAFETY: packed weights hold every chunk.
         let weights = chunks.map(|chunk| unsafe { band.weights.as_ptr().add(chunk * chunk_len) });
-        for (row, terms) in terms.iter().enumerate() {
+        for (row, terms) in gather.terms[band.rows.clone()].iter().enumerate() {
             for (run, terms) in gather.tiles.columns.iter().zip(terms) {
                 for first in (0..run.count).step_by(2) {
                     let columns = 2.min(run.count - first);
@@ -81,21 +71,6 @@ pub unsafe fn conv<U: TileUnit>(band: ConvBand<'_>) {
     if let Some(moments) = moments {
         moments.finish();
     }
-}
-
-/// The tiles that each row and each run of columns read.
-fn list_terms(band: &ConvBand<'_>, read: Tiling) -> Vec<Vec<Vec<Term>>> {
-    let tiles = &band.gather.tiles;
-    let term = |row: &Tap, tap: &TileTap| Term {
-        row: row.from * read.row_tiles() * TILE,
-        column: tap.from,
-        weights: tap.weights.map(|way| Some((row.kernel * tiles.weights.len() + way?) * read.blocks * TILE)),
-    };
-    let of_run = |rows: &[Tap], run: &TileRun| {
-        rows.iter().flat_map(|row| run.taps.iter().map(move |tap| term(row, tap))).collect()
-    };
-    let rows = band.gather.rows[band.rows.clone()].iter();
-    rows.map(|rows| tiles.columns.iter().map(|run| of_run(rows, run)).collect()).collect()
 }
 
 /// The matrix unit and what it works on.

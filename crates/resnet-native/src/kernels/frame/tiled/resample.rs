@@ -15,11 +15,12 @@ pub unsafe fn pad<U: TileUnit>(group: Pad<'_>) {
     let mut values = vec![0.0; wide.chunks().max(narrow.chunks() + 1 + first / HALF) * HALF];
     group.output.fill(0.0);
     for (kept, pixel) in group.kept_pixels() {
+        let (from, to) = (Pixel::new(narrow, kept), Pixel::new(wide, pixel));
         for image in 0..GROUP {
             // SAFETY: pixels lie inside their groups, and the values have room for either's channels.
             unsafe {
-                read::<U::Vector>(group.input, narrow, kept, image, &mut values[first..]);
-                write::<U::Vector>(group.output, wide, pixel, image, &values);
+                from.read::<U::Vector>(group.input, image, &mut values[first..]);
+                to.write::<U::Vector>(group.output, image, &values);
             }
         }
     }
@@ -37,12 +38,13 @@ pub unsafe fn pad_backward<U: TileUnit>(group: Pad<'_>) {
     let mut own = vec![0.0; narrow.chunks() * HALF];
     group.output.fill(0.0);
     for (kept, pixel) in group.kept_pixels() {
+        let (from, to) = (Pixel::new(wide, pixel), Pixel::new(narrow, kept));
         for image in 0..GROUP {
             // SAFETY: as in `pad`.
             unsafe {
-                read::<U::Vector>(group.input, wide, pixel, image, &mut values);
+                from.read::<U::Vector>(group.input, image, &mut values);
                 own[..channels].copy_from_slice(&values[first..first + channels]);
-                write::<U::Vector>(group.output, narrow, kept, image, &own);
+                to.write::<U::Vector>(group.output, image, &own);
             }
         }
     }
@@ -61,7 +63,7 @@ pub unsafe fn pool<U: TileUnit>(group: Pool<'_>) {
         let mut totals = vec![0.0f32; values.len()];
         for pixel in 0..pixels {
             // SAFETY: the pixel lies inside the group.
-            unsafe { read::<U::Vector>(group.input, tiling, pixel, image, &mut values) };
+            unsafe { Pixel::new(tiling, pixel).read::<U::Vector>(group.input, image, &mut values) };
             totals.iter_mut().zip(&values).for_each(|(total, value)| *total += value);
         }
         for (channel, total) in totals.iter().enumerate().take(group.shape.channels) {
@@ -86,50 +88,67 @@ pub unsafe fn pool_backward<U: TileUnit>(group: Pool<'_>) {
         }
         for pixel in 0..pixels {
             // SAFETY: the pixel lies inside the group.
-            unsafe { write::<U::Vector>(group.output, tiling, pixel, image, &values) };
+            unsafe { Pixel::new(tiling, pixel).write::<U::Vector>(group.output, image, &values) };
         }
     }
 }
 
-/// Place and half of each chunk of channels of a pixel of an image.
-fn chunks(tiling: Tiling, pixel: usize, image: usize) -> impl Iterator<Item = (usize, usize)> {
-    let (word, half) = tiling.word(pixel, 0, image);
-    (0..tiling.chunks()).map(move |chunk| (word + chunk / 2 * TILE, half + chunk % 2))
+/// Where a pixel's channels are.
+struct Pixel {
+    /// The first word of the first image.
+    word: usize,
+    /// Half of the tile, where it holds two pixels.
+    half: usize,
+    chunks: usize,
 }
 
-/// Reads all channels of a pixel, filled up to whole chunks.
-///
-/// # Safety
-/// The pixel lies inside the group and `values` has room.
-#[inline(always)]
-unsafe fn read<V: Vector>(group: &[f32], tiling: Tiling, pixel: usize, image: usize, values: &mut [f32]) {
-    for ((word, half), values) in chunks(tiling, pixel, image).zip(values.chunks_exact_mut(HALF)) {
-        for part in (0..HALF).step_by(V::LANES) {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                let (low, high) = V::load(group.as_ptr().add(word + part)).widen();
-                let value = if half == 0 { low } else { high };
-                value.store(values.as_mut_ptr().add(part));
+impl Pixel {
+    fn new(tiling: Tiling, pixel: usize) -> Self {
+        let (word, half) = tiling.word(pixel, 0, 0);
+        Self { word, half, chunks: tiling.chunks() }
+    }
+
+    /// Place and half of each chunk of channels of an image.
+    #[inline(always)]
+    fn chunks(&self, image: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (word, half) = (self.word + image * HALF, self.half);
+        (0..self.chunks).map(move |chunk| (word + chunk / 2 * TILE, half + chunk % 2))
+    }
+
+    /// Reads all channels of an image, filled up to whole chunks.
+    ///
+    /// # Safety
+    /// The pixel lies inside the group.
+    #[inline(always)]
+    unsafe fn read<V: Vector>(&self, group: &[f32], image: usize, values: &mut [f32]) {
+        for ((word, half), values) in self.chunks(image).zip(values.chunks_exact_mut(HALF)) {
+            for part in (0..HALF).step_by(V::LANES) {
+                // SAFETY: passed on from the caller.
+                unsafe {
+                    let (low, high) = V::load(group.as_ptr().add(word + part)).widen();
+                    let value = if half == 0 { low } else { high };
+                    value.store(values.as_mut_ptr().add(part));
+                }
             }
         }
     }
-}
 
-/// Writes all channels of a pixel and leaves the other half of its tile as it is.
-///
-/// # Safety
-/// The pixel lies inside the group, and `values` has its channels, filled up to whole chunks.
-#[inline(always)]
-unsafe fn write<V: Vector>(group: &mut [f32], tiling: Tiling, pixel: usize, image: usize, values: &[f32]) {
-    for ((word, half), values) in chunks(tiling, pixel, image).zip(values.chunks_exact(HALF)) {
-        for part in (0..HALF).step_by(V::LANES) {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                let to = group.as_mut_ptr().add(word + part);
-                let (low, high) = V::load(to).widen();
-                let value = V::load(values.as_ptr().add(part));
-                let words = if half == 0 { V::narrow(value, high) } else { V::narrow(low, value) };
-                words.store(to);
+    /// Writes all channels of an image and leaves the other half of the tile as it is.
+    ///
+    /// # Safety
+    /// The pixel lies inside the group.
+    #[inline(always)]
+    unsafe fn write<V: Vector>(&self, group: &mut [f32], image: usize, values: &[f32]) {
+        for ((word, half), values) in self.chunks(image).zip(values.chunks_exact(HALF)) {
+            for part in (0..HALF).step_by(V::LANES) {
+                // SAFETY: passed on from the caller.
+                unsafe {
+                    let to = group.as_mut_ptr().add(word + part);
+                    let (low, high) = V::load(to).widen();
+                    let value = V::load(values.as_ptr().add(part));
+                    let words = if half == 0 { V::narrow(value, high) } else { V::narrow(low, value) };
+                    words.store(to);
+                }
             }
         }
     }
