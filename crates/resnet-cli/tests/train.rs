@@ -107,11 +107,12 @@ fn the_printed_settings_give_the_same_settings() {
 fn wrong_use_is_explained_and_leaves_no_run() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("mine.toml"), "batch = 0\n").unwrap();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["resnet21"], "resnet21"),
         (&["--recipe=imagenet"], "expected one of quick, paper-cifar"),
         (&["--config=mine.toml"], "mine.toml: batch must be at least 1"),
         (&["--config=absent.toml"], "absent.toml"),
+        (&["--precision=f64"], "f32, bf16"),
         (&["--set=batch"], "SETTING=VALUE"),
         (&["--set=learning-rate=1"], "unknown field `learning-rate`"),
         (&["--data=absent"], "absent"),
@@ -122,6 +123,7 @@ fn wrong_use_is_explained_and_leaves_no_run() {
     for (arguments, message) in cases {
         resnet(folder.path(), arguments).assert().failure().stderr(contains(message));
     }
+    tiny(folder.path(), &[]).env("RESNET_ISA", "sse").assert().failure().stderr(contains("RESNET_ISA"));
     assert!(!folder.path().join("runs").exists());
 }
 

@@ -47,11 +47,9 @@ impl PaddedAffine {
 /// The block exists.
 #[inline(always)]
 unsafe fn load_affine<V: Vector>(affine: Option<&PaddedAffine>, block: usize, part: usize) -> Option<[Pair<V>; 2]> {
-    match affine {
-        // SAFETY: passed on from the caller.
-        Some(affine) => unsafe { Some([affine.scale.load(block, part), affine.shift.load(block, part)]) },
-        None => None,
-    }
+    let affine = affine?;
+    // SAFETY: passed on from the caller.
+    unsafe { Some([affine.scale.load(block, part), affine.shift.load(block, part)]) }
 }
 
 /// A gradient where `scale * y + shift` is positive, else zero.
