@@ -24,7 +24,7 @@ pub struct Args {
     /// Picture to write, by its name a PNG or an SVG
     #[arg(short, long, value_name = "FILE", default_value = "curves.png")]
     output: PathBuf,
-    /// Upper end of the error axis [default: three times the last test error]
+    /// Upper end of the error axis [default: three times the last test error, 20 at least]
     #[arg(long, value_name = "PERCENT")]
     max_error: Option<f64>,
 }

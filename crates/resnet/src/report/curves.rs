@@ -19,7 +19,7 @@ pub struct RunCurves {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CurvesOptions {
     /// Upper end of the error axis in percent (20 in the paper); by itself three times the last test
-    /// error, so that the end of training can be read.
+    /// error, so that the end of training can be read, and no less than the paper's.
     pub max_error: Option<f64>,
 }
 
@@ -132,12 +132,12 @@ impl Figure {
     }
 }
 
-/// Three times the worst run's last error, in whole steps of five percent, and no more than there is.
+/// Three times the worst run's last error or 20, in whole steps of five percent, and no more than there is.
 fn readable_max(lines: &[Lines]) -> f64 {
     let last = |lines: &Lines| lines.test.last().or(lines.train.last()).map_or(0.0, |&(_, error)| error);
     let all = lines.iter().flat_map(|lines| lines.train.iter().chain(&lines.test));
     let highest = all.map(|&(_, error)| error).fold(0.0, f64::max);
-    let wanted = 3.0 * lines.iter().map(last).fold(0.0, f64::max);
+    let wanted = (3.0 * lines.iter().map(last).fold(0.0, f64::max)).max(20.0);
     (wanted.min(highest) / 5.0).ceil().clamp(1.0, 20.0) * 5.0
 }
 
@@ -226,7 +226,8 @@ mod tests {
         };
         assert_eq!(max(&[0.6, 0.0875]), 30.0);
         assert_eq!(max(&[0.9, 0.8]), 90.0);
-        assert_eq!(max(&[0.9, 0.0]), 5.0);
+        assert_eq!(max(&[0.9, 0.0]), 20.0);
+        assert_eq!(max(&[0.12, 0.0]), 15.0);
     }
 
     #[test]
