@@ -307,6 +307,9 @@ impl Shard {
                 add_bias(&weights.parameters[bias.clone()], output);
             }
         });
+        if pivot.is_none() {
+            self.sums.truncate(first_sum);
+        }
     }
 
     fn normalize(&mut self, pass: Pass<'_>, norm: usize, relu: bool, step: &Forward, group: usize) {
