@@ -145,7 +145,9 @@ fn resume(args: &Args, path: &Path) -> anyhow::Result<Run> {
         path.join("config.toml").display()
     );
     let dir = RunDir::open(path)?;
-    let splits = open(&dir.config()?)?;
+    let config = dir.config()?;
+    check_speed(config.precision)?;
+    let splits = open(&config)?;
     Ok(Run::resume(dir, splits, args.threads.map(usize::from))?)
 }
 

@@ -108,31 +108,19 @@ impl Vector for Lanes {
     #[inline(always)]
     unsafe fn narrow(low: Self, high: Self) -> Self {
         // SAFETY: as above.
-        unsafe {
-            let low = _mm512_srli_epi32::<16>(rounded(low.0));
-            let high = _mm512_and_si512(rounded(high.0), _mm512_set1_epi32(HIGH));
-            Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
-        }
+        unsafe { Self::select_halves(rounded(high.0), _mm512_srli_epi32::<16>(rounded(low.0))) }
     }
 
     #[inline(always)]
     unsafe fn zip_low(a: Self, b: Self) -> Self {
         // SAFETY: as above.
-        unsafe {
-            let low = _mm512_andnot_si512(_mm512_set1_epi32(HIGH), _mm512_castps_si512(a.0));
-            let high = _mm512_slli_epi32::<16>(_mm512_castps_si512(b.0));
-            Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
-        }
+        unsafe { Self::select_halves(_mm512_slli_epi32::<16>(_mm512_castps_si512(b.0)), _mm512_castps_si512(a.0)) }
     }
 
     #[inline(always)]
     unsafe fn zip_high(a: Self, b: Self) -> Self {
         // SAFETY: as above.
-        unsafe {
-            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(a.0));
-            let high = _mm512_and_si512(_mm512_castps_si512(b.0), _mm512_set1_epi32(HIGH));
-            Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
-        }
+        unsafe { Self::select_halves(_mm512_castps_si512(b.0), _mm512_srli_epi32::<16>(_mm512_castps_si512(a.0))) }
     }
 
     #[inline(always)]
@@ -152,6 +140,21 @@ impl Vector for Lanes {
 }
 
 impl Lanes {
+    /// The high halves of some words and the low ones of others.
+    ///
+    /// # Safety
+    /// The machine has AVX-512F.
+    #[inline(always)]
+    unsafe fn select_halves(high: __m512i, low: __m512i) -> Self {
+        /// Truth table of "by the first: the second, else the third".
+        const SELECT: i32 = 0xca;
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let words = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi32(HIGH), high, low);
+            Self(_mm512_castsi512_ps(words))
+        }
+    }
+
     /// [`Vector::narrow`] with the instruction for it.
     ///
     /// # Safety

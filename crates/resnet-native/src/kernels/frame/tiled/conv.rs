@@ -2,16 +2,13 @@
 //! while the taps and the channels read go by.
 
 use super::weights::chunk_len;
-use super::{Tile, TileUnit, Vector, padded};
+use super::{Tile, TileUnit, Vector, ZERO, padded};
 use crate::geometry::Term;
 use crate::kernels::{ConvBand, Moments};
 use crate::layout::{HALF, TILE, Tiling};
 
 /// Tiles that are summed in single precision before the sums move on to double.
 const TILES_PER_FLUSH: usize = 16;
-
-/// What lies beyond the borders.
-static ZERO: Tile = Tile::ZERO;
 
 /// Computes a band.
 ///

@@ -2,15 +2,17 @@
 //! two groups at a time. The output's gradient needs its groups put side by side, the input that and a
 //! transposition; rows of both are kept so for as long as they are needed.
 
-use super::{SCRATCH, Tile, TileUnit, Vector};
+use std::ops::Range;
+
+use super::{SCRATCH, Tile, TileUnit, Vector, ZERO};
 use crate::kernels::ConvWeightsBand;
 use crate::layout::{TILE, Tiling};
 
 /// Columns of pixels, over whole rows, that the sums stay in registers for.
 const COLUMNS: usize = 32;
 
-/// Kernel columns that share a tile of the output's gradient.
-const KERNEL_COLUMNS: usize = 3;
+/// Columns of the kernel whose window slides along a row.
+const WINDOW: usize = 3;
 
 /// Computes a band.
 ///
@@ -130,28 +132,26 @@ impl<U: TileUnit> Pass<'_, U> {
     /// # Safety
     /// The rows are prepared.
     #[inline(always)]
-    unsafe fn add_rows(&mut self, rows: std::ops::Range<usize>, gradient: *mut f32) {
-        let kernel = self.band.conv.horizontal.kernel;
+    unsafe fn add_rows(&mut self, rows: Range<usize>, gradient: *mut f32) {
+        let horizontal = self.band.conv.horizontal;
         let (inputs, outputs) = (self.input.chunks(), self.output.chunks());
-        for row in 0..kernel {
+        for row in 0..horizontal.kernel {
             let mut column = 0;
-            while column < kernel {
-                let columns = if kernel - column < KERNEL_COLUMNS { 1 } else { KERNEL_COLUMNS };
-                for (input, output) in (0..inputs).step_by(2).flat_map(|i| (0..outputs).map(move |o| (i, o))) {
-                    let job = Job { row, column, input, output };
-                    // SAFETY: passed on from the caller; a job's sums lie inside the gradient.
-                    unsafe {
-                        let sums = [0, 1, 2].map(|x| {
-                            let tap = row * kernel + column + x.min(columns - 1);
-                            [0, 1].map(|c| {
-                                gradient.add(((tap * inputs + (input + c).min(inputs - 1)) * outputs + output) * TILE)
-                            })
-                        });
-                        match (columns, inputs - input) {
-                            (1, 1) => self.add::<1, 1>(rows.clone(), job, sums),
-                            (1, _) => self.add::<1, 2>(rows.clone(), job, sums),
-                            (_, 1) => self.add::<3, 1>(rows.clone(), job, sums),
-                            _ => self.add::<3, 2>(rows.clone(), job, sums),
+            while column < horizontal.kernel {
+                let slides = horizontal.stride == 1 && horizontal.kernel - column >= WINDOW;
+                let (at_once, columns) = if slides { (1, WINDOW) } else { (2, 1) };
+                for input in (0..inputs).step_by(at_once) {
+                    for output in (0..outputs).step_by(at_once) {
+                        let job = Job { row, column, input, output };
+                        // SAFETY: passed on from the caller.
+                        unsafe {
+                            match (slides, inputs - input, outputs - output) {
+                                (true, ..) => self.slide(rows.clone(), job, gradient),
+                                (_, 1, 1) => self.block::<1, 1>(rows.clone(), job, gradient),
+                                (_, 1, _) => self.block::<1, 2>(rows.clone(), job, gradient),
+                                (_, _, 1) => self.block::<2, 1>(rows.clone(), job, gradient),
+                                _ => self.block::<2, 2>(rows.clone(), job, gradient),
+                            }
                         }
                     }
                 }
@@ -160,95 +160,149 @@ impl<U: TileUnit> Pass<'_, U> {
         }
     }
 
-    /// Sums `X` kernel columns by `C` chunks of inputs in registers 0 to 5, `2 * column + chunk`.
+    /// The sums of a job, some columns and chunks further on.
     ///
     /// # Safety
-    /// As for [`add_rows`](Self::add_rows); `sums` are tiles.
+    /// They exist.
     #[inline(always)]
-    unsafe fn add<const X: usize, const C: usize>(
-        &mut self,
-        rows: std::ops::Range<usize>,
-        job: Job,
-        sums: [[*mut f32; 2]; 3],
-    ) {
+    unsafe fn sums(&self, gradient: *mut f32, job: Job, [column, input, output]: [usize; 3]) -> *mut f32 {
+        let tap = job.row * self.band.conv.horizontal.kernel + job.column + column;
+        let chunk = (tap * self.input.chunks() + job.input + input) * self.output.chunks() + job.output + output;
+        // SAFETY: passed on from the caller.
+        unsafe { gradient.add(chunk * TILE) }
+    }
+
+    /// The prepared rows that a row of the output's gradient and one of the kernel bring together; none beyond
+    /// the border.
+    #[inline(always)]
+    fn rows_of(&self, job: Job, y: usize, slot: usize) -> Option<(*const Tile, *const Tile)> {
         let (vertical, horizontal) = (self.band.conv.vertical, self.band.conv.horizontal);
         let (inputs, outputs) = (self.input.chunks(), self.output.chunks());
-        let unit = &mut self.unit;
-        // SAFETY: passed on from the caller; rows and columns are kept inside both images.
+        let from = (y * vertical.stride + job.row).checked_sub(vertical.padding).filter(|&y| y < vertical.input)?;
+        let input = from % self.inputs_kept * horizontal.input * inputs + job.input;
+        let output = slot * horizontal.output * outputs + job.output;
+        Some((self.inputs.as_ptr().wrapping_add(input), self.outputs.as_ptr().wrapping_add(output)))
+    }
+
+    /// Sums three columns of the kernel in registers 0 to 2. The window of input that they see moves by one tile
+    /// from pixel to pixel and stays in registers 3 to 5, which take turns.
+    ///
+    /// # Safety
+    /// The rows are prepared and the sums exist; the stride is one.
+    #[inline(always)]
+    unsafe fn slide(&mut self, rows: Range<usize>, job: Job, gradient: *mut f32) {
+        let horizontal = self.band.conv.horizontal;
+        let (inputs, outputs) = (self.input.chunks(), self.output.chunks());
+        // SAFETY: passed on from the caller; columns beyond the border are read from a tile of zeros.
         unsafe {
-            unit.load::<0>(sums[0][0]);
-            if C == 2 {
-                unit.load::<1>(sums[0][1]);
-            }
-            if X == 3 {
-                unit.load::<2>(sums[1][0]);
-                unit.load::<4>(sums[2][0]);
-                if C == 2 {
-                    unit.load::<3>(sums[1][1]);
-                    unit.load::<5>(sums[2][1]);
-                }
-            }
+            let sums = [0, 1, 2].map(|column| self.sums(gradient, job, [column, 0, 0]));
+            self.unit.load::<0>(sums[0]);
+            self.unit.load::<1>(sums[1]);
+            self.unit.load::<2>(sums[2]);
             for (slot, y) in rows.enumerate() {
-                let Some(from) = (y * vertical.stride + job.row).checked_sub(vertical.padding) else { continue };
-                if from >= vertical.input {
-                    continue;
+                let Some((input, output)) = self.rows_of(job, y, slot) else { continue };
+                let tile = |x: usize| {
+                    let column = (x + job.column).wrapping_sub(horizontal.padding);
+                    if column < horizontal.input { input.wrapping_add(column * inputs) } else { &raw const ZERO }
+                };
+                let unit = &mut self.unit;
+                unit.load::<3>(tile(0).cast());
+                unit.load::<4>(tile(1).cast());
+                let mut x = 0;
+                while x < horizontal.output {
+                    step::<U, 3, 4, 5>(unit, tile(x + 2), output.add(x * outputs));
+                    if x + 1 < horizontal.output {
+                        step::<U, 4, 5, 3>(unit, tile(x + 3), output.add((x + 1) * outputs));
+                    }
+                    if x + 2 < horizontal.output {
+                        step::<U, 5, 3, 4>(unit, tile(x + 4), output.add((x + 2) * outputs));
+                    }
+                    x += WINDOW;
                 }
-                let input = self.inputs.as_ptr().add(from % self.inputs_kept * horizontal.input * inputs + job.input);
-                let output = self.outputs.as_ptr().add(slot * horizontal.output * outputs + job.output);
+            }
+            self.unit.store::<0>(sums[0]);
+            self.unit.store::<1>(sums[1]);
+            self.unit.store::<2>(sums[2]);
+        }
+    }
+
+    /// Sums one tap of the kernel for `I` chunks of inputs by `O` of outputs in registers 0 to 3.
+    ///
+    /// # Safety
+    /// The rows are prepared and the sums exist.
+    #[inline(always)]
+    unsafe fn block<const I: usize, const O: usize>(&mut self, rows: Range<usize>, job: Job, gradient: *mut f32) {
+        let horizontal = self.band.conv.horizontal;
+        let (inputs, outputs) = (self.input.chunks(), self.output.chunks());
+        // SAFETY: passed on from the caller; columns are kept inside the input.
+        unsafe {
+            let sums = [[0, 0], [0, O - 1], [I - 1, 0], [I - 1, O - 1]];
+            let sums = sums.map(|[input, output]| self.sums(gradient, job, [0, input, output]));
+            self.unit.load::<0>(sums[0]);
+            self.unit.load::<1>(sums[1]);
+            self.unit.load::<2>(sums[2]);
+            self.unit.load::<3>(sums[3]);
+            for (slot, y) in rows.enumerate() {
+                let Some((input, output)) = self.rows_of(job, y, slot) else { continue };
+                let unit = &mut self.unit;
                 for x in 0..horizontal.output {
-                    unit.load::<7>(output.add(x * outputs).cast());
-                    let first = (x * horizontal.stride + job.column).wrapping_sub(horizontal.padding);
                     // The column over the left border wraps to a large one: all outside fail one test.
-                    if first < horizontal.input {
-                        let tile = input.add(first * inputs);
-                        unit.load::<6>(tile.cast());
-                        unit.dot::<0, 6, 7>();
-                        if C == 2 {
-                            unit.load::<6>(tile.add(1).cast());
-                            unit.dot::<1, 6, 7>();
-                        }
+                    let column = (x * horizontal.stride + job.column).wrapping_sub(horizontal.padding);
+                    if column >= horizontal.input {
+                        continue;
                     }
-                    if X == 3 {
-                        let second = first.wrapping_add(1);
-                        if second < horizontal.input {
-                            let tile = input.add(second * inputs);
-                            unit.load::<6>(tile.cast());
-                            unit.dot::<2, 6, 7>();
-                            if C == 2 {
-                                unit.load::<6>(tile.add(1).cast());
-                                unit.dot::<3, 6, 7>();
-                            }
-                        }
-                        let third = first.wrapping_add(2);
-                        if third < horizontal.input {
-                            let tile = input.add(third * inputs);
-                            unit.load::<6>(tile.cast());
-                            unit.dot::<4, 6, 7>();
-                            if C == 2 {
-                                unit.load::<6>(tile.add(1).cast());
-                                unit.dot::<5, 6, 7>();
-                            }
-                        }
+                    let (input, output) = (input.add(column * inputs), output.add(x * outputs));
+                    unit.load::<4>(input.cast());
+                    unit.load::<6>(output.cast());
+                    unit.dot::<0, 4, 6>();
+                    if O == 2 {
+                        unit.load::<7>(output.add(1).cast());
+                        unit.dot::<1, 4, 7>();
+                    }
+                    if I == 2 {
+                        unit.load::<5>(input.add(1).cast());
+                        unit.dot::<2, 5, 6>();
+                    }
+                    if I == 2 && O == 2 {
+                        unit.dot::<3, 5, 7>();
                     }
                 }
             }
-            unit.store::<0>(sums[0][0]);
-            if C == 2 {
-                unit.store::<1>(sums[0][1]);
+            self.unit.store::<0>(sums[0]);
+            if O == 2 {
+                self.unit.store::<1>(sums[1]);
             }
-            if X == 3 {
-                unit.store::<2>(sums[1][0]);
-                unit.store::<4>(sums[2][0]);
-                if C == 2 {
-                    unit.store::<3>(sums[1][1]);
-                    unit.store::<5>(sums[2][1]);
-                }
+            if I == 2 {
+                self.unit.store::<2>(sums[2]);
+            }
+            if I == 2 && O == 2 {
+                self.unit.store::<3>(sums[3]);
             }
         }
     }
 }
 
-/// Which weights: kernel row, first kernel column, first chunk of inputs, chunk of outputs.
+/// One pixel's products with the three tiles of the window, of which `C` is new.
+///
+/// # Safety
+/// Both are tiles.
+#[inline(always)]
+unsafe fn step<U: TileUnit, const A: usize, const B: usize, const C: usize>(
+    unit: &mut U,
+    newest: *const Tile,
+    gradient: *const Tile,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        unit.load::<C>(newest.cast());
+        unit.load::<6>(gradient.cast());
+        unit.dot::<0, A, 6>();
+        unit.dot::<1, B, 6>();
+        unit.dot::<2, C, 6>();
+    }
+}
+
+/// Which weights: row and first column of the kernel, first chunk of inputs and of outputs.
 #[derive(Clone, Copy)]
 struct Job {
     row: usize,

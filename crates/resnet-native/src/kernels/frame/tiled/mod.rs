@@ -61,6 +61,9 @@ impl Tile {
     }
 }
 
+/// What lies beyond the borders.
+static ZERO: Tile = Tile::ZERO;
+
 thread_local! {
     /// Tiles that a kernel works in, kept for the next.
     static SCRATCH: std::cell::RefCell<Vec<Tile>> = const { std::cell::RefCell::new(Vec::new()) };
