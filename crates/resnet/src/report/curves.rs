@@ -227,7 +227,6 @@ mod tests {
         assert_eq!(max(&[0.6, 0.0875]), 30.0);
         assert_eq!(max(&[0.9, 0.8]), 90.0);
         assert_eq!(max(&[0.9, 0.0]), 20.0);
-        assert_eq!(max(&[0.12, 0.0]), 15.0);
     }
 
     #[test]
