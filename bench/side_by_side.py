@@ -121,7 +121,7 @@ def median(rounds, what):
 def table(results, args):
     command = shlex.join(["python3", "bench/side_by_side.py", *sys.argv[1:]])
     lines = [
-        f"ResNet-{args.depth}, batch {args.batch}, {args.threads} threads, median of {args.rounds} rounds,",
+        f"ResNet-{args.depth}, batch {args.batch}, {args.threads} threads, median of the rounds ({args.rounds}),",
         f"{time.strftime('%Y-%m-%d')}; {machine()}.",
         f"`{command}`",
         "",
