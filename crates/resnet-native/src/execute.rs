@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::graph::Shape;
+use crate::kernels::KernelSet;
 use crate::layout::{GROUP, HALF};
 use crate::plan::{Backward, Mode, Plan};
 use crate::profile::{StepTime, Work};
@@ -263,7 +264,7 @@ fn backward_stretches(plan: &Plan) -> Vec<Vec<(usize, BackwardPart)>> {
 }
 
 /// Packs the weights of every convolution both ways.
-pub fn pack_all(program: &Program, kernels: crate::kernels::KernelSet, parameters: &[f32], packed: &mut [f32]) {
+pub fn pack_all(program: &Program, kernels: KernelSet, parameters: &[f32], packed: &mut [f32]) {
     let mut rest = packed;
     let mut jobs = Vec::with_capacity(2 * program.convs.len());
     for conv in &program.convs {

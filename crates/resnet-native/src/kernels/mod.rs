@@ -237,9 +237,20 @@ pub fn flush_denormals() {
     }
 }
 
-/// Implements one method of [`Kernels`]: checks the band and runs the algorithm, compiled for the
-/// instruction set.
+/// Implements one method of [`Kernels`]: checks the band, where there is one, and runs the algorithm, compiled
+/// for the instruction set.
 macro_rules! kernel {
+    (spin, [$(#[$feature:meta])?] $($algorithm:tt)+) => {
+        fn spin(&self, rounds: usize) -> u64 {
+            $(#[$feature])?
+            unsafe fn run(rounds: usize) -> u64 {
+                // SAFETY: passed on from the caller.
+                unsafe { $crate::kernels::frame::$($algorithm)+(rounds) }
+            }
+            // SAFETY: `Isa::kernels` gives this type out only where the machine has its instructions.
+            unsafe { run(rounds) }
+        }
+    };
     ($method:ident, $band:ident, [$(#[$feature:meta])?] $($algorithm:tt)+) => {
         fn $method(&self, band: $crate::kernels::$band<'_>) {
             $(#[$feature])?
@@ -312,16 +323,7 @@ macro_rules! implement_kernels {
                 $crate::kernels::frame::pool_backward(group);
             }
 
-            fn spin(&self, rounds: usize) -> u64 {
-                $(#[$feature])?
-                unsafe fn run(rounds: usize) -> u64 {
-                    // SAFETY: passed on from the caller.
-                    unsafe { $crate::kernels::frame::spin::<$vector, $block>(rounds) }
-                }
-                // SAFETY: `Isa::kernels` gives this type out only where the machine has its instructions.
-                unsafe { run(rounds) }
-            }
-
+            $crate::kernels::kernel!(spin, [$(#[$feature])?] spin::<$vector, $block>);
             $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] conv::<$vector, $block, $pixels>);
             $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?]
                 conv_weights::<$vector, $outputs, $inputs>);
@@ -365,16 +367,7 @@ macro_rules! implement_tiled_kernels {
                 $crate::kernels::frame::tiled::unpack_gradient(conv, summed, first, gradient);
             }
 
-            fn spin(&self, rounds: usize) -> u64 {
-                $(#[$feature])?
-                unsafe fn run(rounds: usize) -> u64 {
-                    // SAFETY: passed on from the caller.
-                    unsafe { $crate::kernels::frame::tiled::spin::<$unit>(rounds) }
-                }
-                // SAFETY: `Isa::kernels` gives this type out only where the machine has its instructions.
-                unsafe { run(rounds) }
-            }
-
+            $crate::kernels::kernel!(spin, [$(#[$feature])?] tiled::spin::<$unit>);
             $crate::kernels::kernel!(load_images, Images, [$(#[$feature])?] tiled::load_images::<$unit>);
             $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] tiled::conv::<$unit>);
             $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?] tiled::conv_weights::<$unit>);

@@ -10,7 +10,7 @@ mod spin;
 mod weights;
 
 use super::Vector;
-use crate::layout::TILE;
+use crate::layout::{HALF, TILE};
 
 pub use conv::conv;
 pub use conv_weights::conv_weights;
@@ -72,6 +72,6 @@ thread_local! {
 /// Values of each channel, filled up with zeros to whole tiles.
 fn padded(values: &[f32]) -> Vec<f32> {
     let mut padded = values.to_vec();
-    padded.resize(values.len().next_multiple_of(2 * crate::layout::HALF), 0.0);
+    padded.resize(values.len().next_multiple_of(2 * HALF), 0.0);
     padded
 }
