@@ -8,6 +8,8 @@ use resnet::engine::{Isa, Native, Precision};
 pub enum PrecisionArg {
     /// single precision throughout
     F32,
+    /// activations as sums of two numbers in bf16: 16 bits of mantissa
+    Tf32,
     /// activations in bf16; sums, weights, statistics and the head in single precision
     Bf16,
 }
@@ -16,6 +18,7 @@ impl From<PrecisionArg> for Precision {
     fn from(arg: PrecisionArg) -> Self {
         match arg {
             PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Tf32 => Self::Tf32,
             PrecisionArg::Bf16 => Self::Bf16,
         }
     }
@@ -27,8 +30,8 @@ impl From<PrecisionArg> for Precision {
 /// When `RESNET_ISA` names no instruction set of this machine.
 pub fn check_speed(precision: Precision) -> anyhow::Result<()> {
     let isa = Native::isa()?;
-    if precision == Precision::Bf16 && isa != Isa::Amx {
-        eprintln!("note: bf16 needs AMX to be fast; on {} --precision f32 is faster", isa.name());
+    if precision != Precision::F32 && isa != Isa::Amx {
+        eprintln!("note: {} needs AMX to be fast; on {} --precision f32 is faster", precision.name(), isa.name());
     }
     Ok(())
 }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::graph::Shape;
-use crate::layout::{TILE, Tiling, tile_pixels};
+use crate::layout::{Tiling, tile_pixels};
 
 /// One dimension of a square convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +265,7 @@ pub struct Gather {
     pub to: Shape,
 }
 
-/// One tile read and the weights it meets, for a row written; in words.
+/// One tile read and the weights it meets, for a row written; in tiles.
 #[derive(Clone, Copy, Debug)]
 pub struct Term {
     /// From the group's start to the row read.
@@ -289,9 +289,9 @@ pub struct TileGather {
 fn terms(row: &[Tap], run: &TileRun, tiles: &TileGather, from: Shape) -> Vec<Term> {
     let tiling = Tiling::new(from);
     let term = |tap: &Tap, tile: &TileTap| Term {
-        row: tap.from * tiling.row_tiles() * TILE,
+        row: tap.from * tiling.row_tiles(),
         column: tile.from,
-        weights: tile.weights.map(|way| Some((tap.kernel * tiles.weights.len() + way?) * tiling.blocks * TILE)),
+        weights: tile.weights.map(|way| Some((tap.kernel * tiles.weights.len() + way?) * tiling.blocks)),
     };
     row.iter().flat_map(|tap| run.taps.iter().map(move |tile| term(tap, tile))).collect()
 }

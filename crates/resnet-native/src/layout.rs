@@ -5,9 +5,11 @@
 //! AVX-512 register, two of AVX2), so that every kernel is "vector times broadcast weight" or "vector
 //! times vector" with no shuffles, for any number of channels, any stride and any border.
 //!
-//! [`Layout::Tiled`], in bf16: `[N / 16][H][W][C / 32][16 images][32 channels]`, a matrix unit's tiles of
-//! 1 KB, which hold up to 32 channels of one pixel. Where a layer has no more than 16 channels, a tile
-//! holds two pixels: `[N / 16][H][W / 2][16 images][2 pixels of 16 channels]`. The two *halves* of a tile
+//! [`Layout::Tiled`], in bf16: `[N / 16][H][W][C / 32][plane][16 images][32 channels]`, a matrix unit's tiles
+//! of 1 KB, which hold up to 32 channels of one pixel. A value is the sum of its *planes*: the first holds it
+//! rounded to bf16, the second what that rounding left, rounded again, and the third the rest. One plane is
+//! plain bf16, two keep 16 bits of a value and three all 24 of single precision. Where a layer has no more than 16 channels, a tile
+//! holds two pixels: `[N / 16][H][W / 2][plane][16 images][2 pixels of 16 channels]`. The two *halves* of a tile
 //! (channels 0 to 15 and 16 to 31, or the two pixels) alternate: the 32-bit word `i` of a row holds the
 //! value `i` of the first half in its low bits and that of the second in its high ones, so that a shift
 //! and a mask widen both to single precision.
@@ -27,13 +29,19 @@ pub const HALF: usize = 16;
 /// Words of a tile.
 pub const TILE: usize = GROUP * HALF;
 
+/// Most planes of a value in tiles: they hold single precision.
+pub const MAX_PLANES: usize = 3;
+
 /// One of the ways to store activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// Single precision, images innermost.
     Interleaved,
     /// bf16 in tiles.
-    Tiled,
+    Tiled {
+        /// Numbers in bf16 whose sum is a value, at most [`MAX_PLANES`].
+        planes: usize,
+    },
 }
 
 impl Layout {
@@ -42,7 +50,7 @@ impl Layout {
     pub fn image_shape(self, conv: &Conv2d) -> Shape {
         match self {
             Self::Interleaved => conv.input(),
-            Self::Tiled => conv.patches(),
+            Self::Tiled { .. } => conv.patches(),
         }
     }
 
@@ -50,7 +58,7 @@ impl Layout {
     pub fn weight_groups(self) -> usize {
         match self {
             Self::Interleaved => 1,
-            Self::Tiled => 2,
+            Self::Tiled { .. } => 2,
         }
     }
 
@@ -63,7 +71,7 @@ impl Layout {
     pub fn row_len(self, shape: Shape) -> usize {
         match self {
             Self::Interleaved => shape.width * shape.channels * GROUP,
-            Self::Tiled => Tiling::new(shape).row_tiles() * TILE,
+            Self::Tiled { planes } => Tiling::new(shape).row_tiles() * planes * TILE,
         }
     }
 
@@ -76,7 +84,7 @@ impl Layout {
     pub fn pack_group(self, images: &[f32], shape: Shape, group: &mut [f32]) {
         match self {
             Self::Interleaved => interleave(images, shape, group),
-            Self::Tiled => tile(images, shape, group),
+            Self::Tiled { planes } => tile(images, shape, planes, group),
         }
     }
 
@@ -87,9 +95,9 @@ impl Layout {
                 let (channel, pixel) = (at / (shape.height * shape.width), at % (shape.height * shape.width));
                 *value = match self {
                     Self::Interleaved => group[(pixel * shape.channels + channel) * GROUP + lane],
-                    Self::Tiled => {
-                        let (word, half) = Tiling::new(shape).word(pixel, channel, lane);
-                        widen(group[word])[half]
+                    Self::Tiled { planes } => {
+                        let (word, half) = Tiling::new(shape).word(planes, pixel, channel, lane);
+                        (0..planes).map(|plane| widen(group[word + plane * TILE])[half]).sum()
                     }
                 };
             }
@@ -132,12 +140,12 @@ impl Tiling {
         2 * self.blocks / self.pixels
     }
 
-    /// Which word of a group a value is in, and which half of it.
-    pub fn word(self, pixel: usize, channel: usize, image: usize) -> (usize, usize) {
+    /// Which word of a group a value's first plane is in, and which half of it.
+    pub fn word(self, planes: usize, pixel: usize, channel: usize, image: usize) -> (usize, usize) {
         let (y, x) = (pixel / self.width, pixel % self.width);
         let (block, half) = if self.pixels == 2 { (0, x % 2) } else { (channel / (2 * HALF), channel / HALF % 2) };
         let tile = (y * self.columns + x / self.pixels) * self.blocks + block;
-        (tile * TILE + image * HALF + channel % HALF, half)
+        (tile * planes * TILE + image * HALF + channel % HALF, half)
     }
 }
 
@@ -153,6 +161,16 @@ pub fn narrow([low, high]: [f32; 2]) -> f32 {
         bits.wrapping_add(0x7fff + (bits >> 16 & 1))
     };
     f32::from_bits(round(low) >> 16 | round(high) & 0xffff_0000)
+}
+
+/// The planes of two values, one word each: every one rounds what those before it left.
+pub fn split(mut values: [f32; 2]) -> impl Iterator<Item = f32> {
+    std::iter::repeat_with(move || {
+        let word = narrow(values);
+        let [low, high] = widen(word);
+        values = [values[0] - low, values[1] - high];
+        word
+    })
 }
 
 /// Number of groups that hold `images`.
@@ -183,16 +201,19 @@ fn interleave(images: &[f32], shape: Shape, group: &mut [f32]) {
     }
 }
 
-fn tile(images: &[f32], shape: Shape, group: &mut [f32]) {
+fn tile(images: &[f32], shape: Shape, planes: usize, group: &mut [f32]) {
     let tiling = Tiling::new(shape);
     group.fill(0.0);
     for (lane, image) in images.chunks_exact(shape.len()).enumerate() {
         for (at, &value) in image.iter().enumerate() {
             let (channel, pixel) = (at / (shape.height * shape.width), at % (shape.height * shape.width));
-            let (word, half) = tiling.word(pixel, channel, lane);
-            let mut halves = widen(group[word]);
-            halves[half] = value;
-            group[word] = narrow(halves);
+            let (word, half) = tiling.word(planes, pixel, channel, lane);
+            let places = group[word..].iter_mut().step_by(TILE).take(planes);
+            for (place, plane) in places.zip(split([value, 0.0])) {
+                let mut halves = widen(*place);
+                halves[half] = widen(plane)[0];
+                *place = narrow(halves);
+            }
         }
     }
 }
@@ -211,17 +232,21 @@ mod tests {
 
     #[test]
     fn packing_and_unpacking_a_partial_group_gives_the_images_back() {
-        for (layout, channels) in [(Layout::Interleaved, 3), (Layout::Tiled, 3), (Layout::Tiled, 45)] {
+        let tiled = (1..=3).flat_map(|planes| [3, 45].map(|channels| (Layout::Tiled { planes }, channels)));
+        for (layout, channels) in tiled.chain([(Layout::Interleaved, 3)]) {
             let shape = Shape::new(channels, 3, 5);
-            let images: Vec<f32> = (0..7 * shape.len()).map(|i| (i % 251) as f32).collect();
+            // Of 8 bits for each plane, so that nothing is lost.
+            let step = if let Layout::Tiled { planes: 2.. } = layout { 1.0 + 1.0 / 128.0 } else { 1.0 };
+            let images: Vec<f32> = (0..7 * shape.len()).map(|i| (i % 251) as f32 * step).collect();
             let mut group = vec![f32::NAN; layout.group_len(shape)];
             layout.pack_group(&images, shape, &mut group);
             let mut back = vec![0.0; images.len()];
             layout.unpack_group(&group, shape, &mut back);
             assert_eq!(back, images);
-            let total: f32 =
-                group.iter().map(|&word| if layout == Layout::Tiled { widen(word).iter().sum() } else { word }).sum();
-            assert_eq!(total, images.iter().sum(), "what belongs to no image is zero");
+            let is_tiled = matches!(layout, Layout::Tiled { .. });
+            let values = |&word: &f32| if is_tiled { widen(word).map(f64::from) } else { [f64::from(word), 0.0] };
+            let total: f64 = group.iter().flat_map(values).sum();
+            assert_eq!(total, images.iter().map(|&value| f64::from(value)).sum(), "what belongs to no image is zero");
         }
     }
 
@@ -232,6 +257,17 @@ mod tests {
         assert_eq!(rounded(0x3f81_8000), 0x3f82_0000);
         assert_eq!(rounded(0x3f80_8001), 0x3f81_0000);
         assert!(f32::from_bits(rounded(f32::NAN.to_bits())).is_nan());
+    }
+
+    #[test]
+    fn three_planes_hold_all_of_single_precision() {
+        for value in [1.0 / 3.0, -16_777_215.0, f32::MAX / 2.0, 1e-20, 0.0] {
+            let planes: Vec<f32> = split([value, -value]).take(3).collect();
+            for half in [0, 1] {
+                let sum: f32 = planes.iter().map(|&plane| widen(plane)[half]).sum();
+                assert_eq!(sum, [value, -value][half]);
+            }
+        }
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Program {
 
     fn conv_layer(&mut self, graph: &Graph, id: NodeId, node: &Node, kernels: KernelSet) -> ConvLayer {
         let layout = self.layouts[id];
-        let conv = if node.inputs[0] == Graph::INPUT && layout == Layout::Tiled {
+        let conv = if node.inputs[0] == Graph::INPUT && matches!(layout, Layout::Tiled { .. }) {
             Conv2d::new(self.shapes[Graph::INPUT], node.output, 1, 1, 0)
         } else {
             conv_of(graph, node)

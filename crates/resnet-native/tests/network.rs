@@ -236,7 +236,8 @@ fn graphs_the_engine_cannot_run_are_refused_by_name() {
     let mut lone_relu = Graph::new(INPUT);
     let conv = lone_relu.conv("conv1", Graph::INPUT, 4, 3, 1);
     let relu = lone_relu.relu("lonely", conv);
-    lone_relu.linear("fc", relu, 2);
+    let pool = lone_relu.global_avg_pool("avgpool", relu);
+    lone_relu.linear("fc", pool, 2);
     assert!(refused(&lone_relu).contains("lonely"));
     let mut no_head = Graph::new(INPUT);
     no_head.conv("conv1", Graph::INPUT, 4, 3, 1);

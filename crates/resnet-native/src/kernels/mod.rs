@@ -44,16 +44,19 @@ pub enum Isa {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Single precision throughout.
+    /// Single precision: of activations that are stored in it, or as the sum of three numbers in bf16.
     #[default]
     F32,
+    /// Activations and their gradients as the sum of two numbers in bf16, which keeps 16 bits of their
+    /// mantissas, and products of that precision; the rest as with [`Bf16`](Self::Bf16).
+    Tf32,
     /// Activations and their gradients in bf16; sums, weights, statistics and the head in single precision.
     Bf16,
 }
 
 impl Precision {
     /// Every precision.
-    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+    pub const ALL: [Self; 3] = [Self::F32, Self::Tf32, Self::Bf16];
 
     /// The one in which this machine trains fastest, to the same accuracy: bf16 where there is AMX.
     pub fn fastest() -> Self {
@@ -67,6 +70,7 @@ impl Precision {
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Tf32 => "tf32",
             Self::Bf16 => "bf16",
         }
     }
@@ -106,21 +110,37 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available())
     }
 
-    /// Its kernels; to be given out only where the machine has it.
+    /// Its kernels for the head; to be given out only where the machine has it.
+    fn head_kernels(self) -> &'static dyn Kernels {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => &avx2::F32,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Amx => &avx512::F32,
+            _ => &portable::F32,
+        }
+    }
+
+    /// Its kernels for the convolutional part, likewise.
     fn kernels(self, precision: Precision) -> &'static dyn Kernels {
         match (self, precision) {
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, Precision::F32) => &avx2::Avx2,
+            (Self::Avx2, Precision::Tf32) => &avx2::Tf32,
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx2, Precision::Bf16) => &avx2::Tiled,
+            (Self::Avx2, Precision::Bf16) => &avx2::Bf16,
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512 | Self::Amx, Precision::F32) => &avx512::Avx512,
+            (Self::Avx512, Precision::Tf32) => &avx512::Tf32,
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512, Precision::Bf16) => &avx512::Tiled,
+            (Self::Avx512, Precision::Bf16) => &avx512::Bf16,
             #[cfg(target_arch = "x86_64")]
-            (Self::Amx, Precision::Bf16) => &amx::Amx,
-            (_, Precision::F32) => &portable::Portable,
-            (_, Precision::Bf16) => &portable::Tiled,
+            (Self::Amx, Precision::F32) => &amx::F32,
+            #[cfg(target_arch = "x86_64")]
+            (Self::Amx, Precision::Tf32) => &amx::Tf32,
+            #[cfg(target_arch = "x86_64")]
+            (Self::Amx, Precision::Bf16) => &amx::Bf16,
+            (_, Precision::F32) => self.head_kernels(),
+            (_, Precision::Tf32) => &portable::Tf32,
+            (_, Precision::Bf16) => &portable::Bf16,
         }
     }
 }
@@ -160,7 +180,7 @@ pub fn choose(isa: Option<Isa>) -> Result<Isa> {
 /// As [`choose`].
 pub fn select(isa: Option<Isa>, precision: Precision) -> Result<KernelSet> {
     let isa = choose(isa)?;
-    Ok(KernelSet { body: isa.kernels(precision), head: isa.kernels(Precision::F32) })
+    Ok(KernelSet { body: isa.kernels(precision), head: isa.head_kernels() })
 }
 
 /// The kernels of a network: those of its convolutional part, and those of its head, which is always in
@@ -337,24 +357,24 @@ macro_rules! implement_kernels {
 }
 use implement_kernels;
 
-/// Implements [`Kernels`] in bf16 for one instruction set: what multiplies its tiles.
+/// Implements [`Kernels`] on tiles for one instruction set: what multiplies them, and how many planes they have.
 macro_rules! implement_tiled_kernels {
-    ($name:ident, $isa:expr, $unit:ty, $(#[$feature:meta])?) => {
+    ($name:ident, $isa:expr, $unit:ty, planes: $planes:literal, $(#[$feature:meta])?) => {
         impl $crate::kernels::Kernels for $name {
             fn isa(&self) -> $crate::kernels::Isa {
                 $isa
             }
 
             fn layout(&self) -> $crate::layout::Layout {
-                $crate::layout::Layout::Tiled
+                $crate::layout::Layout::Tiled { planes: $planes }
             }
 
             fn packed_len(&self, gather: &$crate::geometry::Gather) -> usize {
-                $crate::kernels::frame::tiled::packed_len(gather)
+                $crate::kernels::frame::tiled::packed_len(gather, $planes)
             }
 
             fn pack_weights(&self, gather: &$crate::geometry::Gather, weights: &[f32], packed: &mut [f32]) {
-                $crate::kernels::frame::tiled::pack_weights(gather, weights, packed);
+                $crate::kernels::frame::tiled::pack_weights(gather, $planes, weights, packed);
             }
 
             fn gradient_len(&self, conv: &$crate::geometry::Conv2d) -> usize {
@@ -368,18 +388,18 @@ macro_rules! implement_tiled_kernels {
             }
 
             $crate::kernels::kernel!(spin, [$(#[$feature])?] tiled::spin::<$unit>);
-            $crate::kernels::kernel!(load_images, Images, [$(#[$feature])?] tiled::load_images::<$unit>);
-            $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] tiled::conv::<$unit>);
-            $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?] tiled::conv_weights::<$unit>);
-            $crate::kernels::kernel!(normalize, Normalize, [$(#[$feature])?] tiled::normalize::<$unit>);
+            $crate::kernels::kernel!(load_images, Images, [$(#[$feature])?] tiled::load_images::<$unit, $planes>);
+            $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] tiled::conv::<$unit, $planes>);
+            $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?] tiled::conv_weights::<$unit, $planes>);
+            $crate::kernels::kernel!(normalize, Normalize, [$(#[$feature])?] tiled::normalize::<$unit, $planes>);
             $crate::kernels::kernel!(normalize_reduce, NormalizeReduce, [$(#[$feature])?]
-                tiled::normalize_reduce::<$unit>);
+                tiled::normalize_reduce::<$unit, $planes>);
             $crate::kernels::kernel!(normalize_backward, NormalizeBackward, [$(#[$feature])?]
-                tiled::normalize_backward::<$unit>);
-            $crate::kernels::kernel!(pad, Pad, [$(#[$feature])?] tiled::pad::<$unit>);
-            $crate::kernels::kernel!(pad_backward, Pad, [$(#[$feature])?] tiled::pad_backward::<$unit>);
-            $crate::kernels::kernel!(pool, Pool, [$(#[$feature])?] tiled::pool::<$unit>);
-            $crate::kernels::kernel!(pool_backward, Pool, [$(#[$feature])?] tiled::pool_backward::<$unit>);
+                tiled::normalize_backward::<$unit, $planes>);
+            $crate::kernels::kernel!(pad, Pad, [$(#[$feature])?] tiled::pad::<$unit, $planes>);
+            $crate::kernels::kernel!(pad_backward, Pad, [$(#[$feature])?] tiled::pad_backward::<$unit, $planes>);
+            $crate::kernels::kernel!(pool, Pool, [$(#[$feature])?] tiled::pool::<$unit, $planes>);
+            $crate::kernels::kernel!(pool_backward, Pool, [$(#[$feature])?] tiled::pool_backward::<$unit, $planes>);
         }
     };
 }

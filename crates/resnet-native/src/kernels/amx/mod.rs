@@ -10,10 +10,18 @@ use super::avx512::Lanes;
 use super::frame::tiled::TileUnit;
 use super::{Isa, implement_tiled_kernels};
 
-/// The AMX kernels.
-pub struct Amx;
+/// The kernels in bf16.
+pub struct Bf16;
 
-implement_tiled_kernels!(Amx, Isa::Amx, Unit, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
+/// The kernels with two planes, three dot products for one.
+pub struct Tf32;
+
+/// The kernels with three planes, six dot products for one.
+pub struct F32;
+
+implement_tiled_kernels!(Bf16, Isa::Amx, Unit, planes: 1, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
+implement_tiled_kernels!(Tf32, Isa::Amx, Unit, planes: 2, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
+implement_tiled_kernels!(F32, Isa::Amx, Unit, planes: 3, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
 
 /// Whether the machine has AMX with bf16 and the system lets this process use it.
 pub fn is_available() -> bool {

@@ -5,19 +5,23 @@ use std::arch::x86_64::*;
 use super::frame::{Vector, tiled::Software};
 use super::{Isa, implement_kernels, implement_tiled_kernels};
 
-/// The AVX2 kernels.
-pub struct Avx2;
+/// The kernels in single precision.
+pub struct F32;
 
 implement_kernels!(
-    Avx2, Isa::Avx2, Lanes, #[target_feature(enable = "avx2,fma")]
+    F32, Isa::Avx2, Lanes, #[target_feature(enable = "avx2,fma")]
     conv: 4 channels x 3 pixels,
     weights: 2 outputs x 2 inputs x 3 columns
 );
 
 /// The kernels in bf16, without an instruction for it.
-pub struct Tiled;
+pub struct Bf16;
 
-implement_tiled_kernels!(Tiled, Isa::Avx2, Software<Lanes>, #[target_feature(enable = "avx2,fma")]);
+/// The same with two planes.
+pub struct Tf32;
+
+implement_tiled_kernels!(Bf16, Isa::Avx2, Software<Lanes>, planes: 1, #[target_feature(enable = "avx2,fma")]);
+implement_tiled_kernels!(Tf32, Isa::Avx2, Software<Lanes>, planes: 2, #[target_feature(enable = "avx2,fma")]);
 
 /// The high half of a word.
 const HIGH: i32 = 0xffff_0000u32 as i32;

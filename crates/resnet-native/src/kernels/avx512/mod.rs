@@ -5,19 +5,23 @@ use std::arch::x86_64::*;
 use super::frame::{Vector, tiled::Software};
 use super::{Isa, implement_kernels, implement_tiled_kernels};
 
-/// The AVX-512 kernels.
-pub struct Avx512;
+/// The kernels in single precision.
+pub struct F32;
 
 implement_kernels!(
-    Avx512, Isa::Avx512, Lanes, #[target_feature(enable = "avx512f")]
+    F32, Isa::Avx512, Lanes, #[target_feature(enable = "avx512f")]
     conv: 8 channels x 3 pixels,
     weights: 4 outputs x 2 inputs x 3 columns
 );
 
 /// The kernels in bf16, without an instruction for it.
-pub struct Tiled;
+pub struct Bf16;
 
-implement_tiled_kernels!(Tiled, Isa::Avx512, Software<Lanes>, #[target_feature(enable = "avx512f")]);
+/// The same with two planes.
+pub struct Tf32;
+
+implement_tiled_kernels!(Bf16, Isa::Avx512, Software<Lanes>, planes: 1, #[target_feature(enable = "avx512f")]);
+implement_tiled_kernels!(Tf32, Isa::Avx512, Software<Lanes>, planes: 2, #[target_feature(enable = "avx512f")]);
 
 /// The high half of a word.
 const HIGH: i32 = 0xffff_0000u32 as i32;

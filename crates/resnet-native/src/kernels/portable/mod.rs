@@ -4,19 +4,23 @@ use super::frame::{Vector, tiled::Software};
 use super::{Isa, implement_kernels, implement_tiled_kernels};
 use crate::layout::{narrow, widen};
 
-/// The portable kernels.
-pub struct Portable;
+/// The kernels in single precision.
+pub struct F32;
 
 implement_kernels!(
-    Portable, Isa::Portable, Lanes,
+    F32, Isa::Portable, Lanes,
     conv: 4 channels x 2 pixels,
     weights: 2 outputs x 1 inputs x 3 columns
 );
 
 /// The kernels in bf16, without an instruction for it.
-pub struct Tiled;
+pub struct Bf16;
 
-implement_tiled_kernels!(Tiled, Isa::Portable, Software<Lanes>,);
+/// The same with two planes.
+pub struct Tf32;
+
+implement_tiled_kernels!(Bf16, Isa::Portable, Software<Lanes>, planes: 1,);
+implement_tiled_kernels!(Tf32, Isa::Portable, Software<Lanes>, planes: 2,);
 
 /// Four floats.
 #[derive(Clone, Copy)]

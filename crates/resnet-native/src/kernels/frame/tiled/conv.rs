@@ -2,7 +2,7 @@
 //! while the taps and the channels read go by.
 
 use super::weights::chunk_len;
-use super::{Tile, TileUnit, Vector, ZERO, padded};
+use super::{Tile, TileUnit, Vector, ZERO, load, padded, plane_products, store};
 use crate::geometry::Term;
 use crate::kernels::{ConvBand, Moments};
 use crate::layout::{HALF, TILE, Tiling};
@@ -15,11 +15,11 @@ const TILES_PER_FLUSH: usize = 16;
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn conv<U: TileUnit>(band: ConvBand<'_>) {
+pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
     let gather = band.gather;
     let (read, written) = (Tiling::new(gather.from), Tiling::new(gather.to));
-    let chunk_len = chunk_len(gather);
-    let mut pass = Pass::<U> {
+    let chunk_len = chunk_len(gather, PLANES);
+    let mut pass = Pass::<U, PLANES> {
         // SAFETY: passed on from the caller.
         unit: unsafe { U::new() },
         input: band.input.as_ptr(),
@@ -49,7 +49,7 @@ pub unsafe fn conv<U: TileUnit>(band: ConvBand<'_>) {
                             let column = run.start + (first + which) * run.step;
                             let halves = if (column + 1) * written.pixels > gather.to.width { 1 } else { 2 };
                             let tile = (row * written.columns + column) * written.blocks + block;
-                            pass.store(which, halves, band.output.as_mut_ptr().add(tile * TILE));
+                            pass.store(which, halves, band.output.as_mut_ptr().add(tile * PLANES * TILE));
                             if let Some(moments) = &mut moments {
                                 moments.add::<U::Vector>(pass.halves(which), chunks, halves);
                             }
@@ -71,7 +71,7 @@ pub unsafe fn conv<U: TileUnit>(band: ConvBand<'_>) {
 }
 
 /// The matrix unit and what it works on.
-struct Pass<U> {
+struct Pass<U, const PLANES: usize> {
     unit: U,
     input: *const f32,
     /// How the input is cut into tiles.
@@ -81,7 +81,7 @@ struct Pass<U> {
     accumulate: bool,
 }
 
-impl<U: TileUnit> Pass<U> {
+impl<U: TileUnit, const PLANES: usize> Pass<U, PLANES> {
     /// Sums up one column of tiles, or two.
     ///
     /// # Safety
@@ -99,28 +99,13 @@ impl<U: TileUnit> Pass<U> {
                 unit.zero::<3>();
             }
             for term in terms {
-                let row = self.input.add(term.row);
-                let (first, block_step) = tile_at(row, term.column + columns[0], self.read);
-                let (second, second_step) = tile_at(row, term.column + columns[1], self.read);
+                let row = self.input.add(term.row * PLANES * TILE);
+                let tiles = columns.map(|column| tile_at::<PLANES>(row, term.column + column, self.read));
+                let weights = [0, 1].map(|half| term.weights[half].map(|at| weights[half].add(at * PLANES * TILE)));
                 for block in 0..blocks {
-                    unit.load::<4>(first.add(block * block_step));
-                    if PAIR {
-                        unit.load::<5>(second.add(block * second_step));
-                    }
-                    if let Some(at) = term.weights[0] {
-                        unit.load::<6>(weights[0].add(at + block * TILE));
-                        unit.dot::<0, 4, 6>();
-                        if PAIR {
-                            unit.dot::<2, 5, 6>();
-                        }
-                    }
-                    if let Some(at) = term.weights[1] {
-                        unit.load::<7>(weights[1].add(at + block * TILE));
-                        unit.dot::<1, 4, 7>();
-                        if PAIR {
-                            unit.dot::<3, 5, 7>();
-                        }
-                    }
+                    let tiles = tiles.map(|(tile, step)| tile.add(block * step));
+                    let weights = weights.map(|tile| Some(tile?.add(block * PLANES * TILE)));
+                    multiply_tiles::<U, PAIR, PLANES>(unit, tiles, weights);
                 }
             }
             unit.store::<0>(self.sums[0].as_mut_ptr());
@@ -143,16 +128,59 @@ impl<U: TileUnit> Pass<U> {
     #[inline(always)]
     unsafe fn store(&self, column: usize, halves: usize, output: *mut f32) {
         let [low, high] = self.halves(column);
-        let high = if halves == 2 { high } else { ZERO.as_ptr() };
+        let high = if halves == 2 { high } else { ZERO[0].as_ptr() };
         for at in (0..TILE).step_by(U::Vector::LANES) {
             // SAFETY: inside the tiles.
             unsafe {
                 let (mut low, mut high) = (U::Vector::load(low.add(at)), U::Vector::load(high.add(at)));
                 if self.accumulate {
-                    let before = U::Vector::load(output.add(at)).widen();
+                    let before = load::<U::Vector, PLANES>(output.add(at));
                     (low, high) = (low.add(before.0), high.add(before.1));
                 }
-                U::narrow(low, high).store(output.add(at));
+                store::<U, PLANES>((low, high), output.add(at));
+            }
+        }
+    }
+}
+
+/// Adds the products of up to two columns' tiles and the weights for up to two halves of what is written.
+///
+/// # Safety
+/// All point to tiles, with as many planes as there are.
+#[inline(always)]
+unsafe fn multiply_tiles<U: TileUnit, const PAIR: bool, const PLANES: usize>(
+    unit: &mut U,
+    [first, second]: [*const f32; 2],
+    weights: [Option<*const f32>; 2],
+) {
+    let products = plane_products(PLANES);
+    for (index, &(read, weight)) in products.iter().enumerate() {
+        let changes = |of: fn(&(usize, usize)) -> usize| index == 0 || of(&products[index - 1]) != of(&products[index]);
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if changes(|product| product.0) {
+                unit.load::<4>(first.add(read * TILE));
+                if PAIR {
+                    unit.load::<5>(second.add(read * TILE));
+                }
+            }
+            if let Some(tile) = weights[0] {
+                if changes(|product| product.1) {
+                    unit.load::<6>(tile.add(weight * TILE));
+                }
+                unit.dot::<0, 4, 6>();
+                if PAIR {
+                    unit.dot::<2, 5, 6>();
+                }
+            }
+            if let Some(tile) = weights[1] {
+                if changes(|product| product.1) {
+                    unit.load::<7>(tile.add(weight * TILE));
+                }
+                unit.dot::<1, 4, 7>();
+                if PAIR {
+                    unit.dot::<3, 5, 7>();
+                }
             }
         }
     }
@@ -160,11 +188,11 @@ impl<U: TileUnit> Pass<U> {
 
 /// The first tile of a column, and the words from it to the next block's.
 #[inline(always)]
-fn tile_at(row: *const f32, column: isize, tiling: Tiling) -> (*const f32, usize) {
+fn tile_at<const PLANES: usize>(row: *const f32, column: isize, tiling: Tiling) -> (*const f32, usize) {
     if (column as usize) < tiling.columns {
-        (row.wrapping_add(column as usize * tiling.blocks * TILE), TILE)
+        (row.wrapping_add(column as usize * tiling.blocks * PLANES * TILE), PLANES * TILE)
     } else {
-        (ZERO.as_ptr(), 0)
+        (ZERO[0].as_ptr(), 0)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{SCRATCH, Tile, TileUnit, Vector, ZERO};
+use super::{SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products};
 use crate::kernels::ConvWeightsBand;
 use crate::layout::{TILE, Tiling};
 
@@ -19,12 +19,13 @@ const WINDOW: usize = 3;
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn conv_weights<U: TileUnit>(band: ConvWeightsBand<'_>) {
+pub unsafe fn conv_weights<U: TileUnit, const PLANES: usize>(band: ConvWeightsBand<'_>) {
     let (vertical, horizontal) = (band.conv.vertical, band.conv.horizontal);
     let (input, output) = (Tiling::new(band.conv.input()), Tiling::new(band.conv.output()));
     let rows_at_once = (COLUMNS / horizontal.output).clamp(1, band.rows.len());
     let inputs_kept = (rows_at_once - 1) * vertical.stride + vertical.kernel;
-    let (input_row, output_row) = (horizontal.input * input.chunks(), horizontal.output * output.chunks());
+    let input_row = horizontal.input * input.chunks() * PLANES;
+    let output_row = horizontal.output * output.chunks() * PLANES;
     band.gradient.fill(0.0);
     let gradient = band.gradient.as_mut_ptr();
     let mut scratch = SCRATCH.take();
@@ -32,7 +33,7 @@ pub unsafe fn conv_weights<U: TileUnit>(band: ConvWeightsBand<'_>) {
     let (inputs, outputs) = scratch.split_at_mut(inputs_kept * input_row);
     // SAFETY: passed on from the caller.
     let unit = unsafe { U::new() };
-    let mut pass = Pass { unit, band: &band, input, output, inputs_kept, inputs, outputs };
+    let mut pass = Pass::<U, PLANES> { unit, band: &band, input, output, inputs_kept, inputs, outputs };
     let mut prepared = (band.rows.start * vertical.stride).saturating_sub(vertical.padding);
     for first in band.rows.clone().step_by(rows_at_once) {
         let rows = first..band.rows.end.min(first + rows_at_once);
@@ -54,16 +55,16 @@ pub unsafe fn conv_weights<U: TileUnit>(band: ConvWeightsBand<'_>) {
     SCRATCH.set(scratch);
 }
 
-struct Pass<'a, U> {
+struct Pass<'a, U, const PLANES: usize> {
     unit: U,
     band: &'a ConvWeightsBand<'a>,
     input: Tiling,
     output: Tiling,
     /// Rows of the input that `inputs` has room for.
     inputs_kept: usize,
-    /// `[row modulo those kept][x][chunk]`, tiles of 16 channels by 32 images.
+    /// `[row modulo those kept][x][chunk][plane]`, tiles of 16 channels by 32 images.
     inputs: &'a mut [Tile],
-    /// `[row since the first][x][chunk]`, tiles of 32 images by 16 channels.
+    /// `[row since the first][x][chunk][plane]`, tiles of 32 images by 16 channels.
     outputs: &'a mut [Tile],
 }
 
@@ -84,7 +85,7 @@ unsafe fn zip<V: Vector>(groups: [*const f32; 2], halves: [*mut f32; 2]) {
     }
 }
 
-impl<U: TileUnit> Pass<'_, U> {
+impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// # Safety
     /// The row lies inside the input.
     #[inline(always)]
@@ -92,17 +93,19 @@ impl<U: TileUnit> Pass<'_, U> {
         let (tiling, width) = (self.input, self.band.conv.horizontal.input);
         let slot = row % self.inputs_kept * width * tiling.chunks();
         let mut zipped = [Tile::ZERO; 2];
-        for tile in 0..tiling.row_tiles() {
+        for (tile, plane) in planes::<PLANES>(tiling.row_tiles()) {
             // SAFETY: passed on from the caller.
             unsafe {
-                let groups = groups(self.band.inputs, (row * tiling.row_tiles() + tile) * TILE);
+                let at = (row * tiling.row_tiles() + tile) * PLANES + plane;
+                let groups = groups(self.band.inputs, at * TILE);
                 let [low, high] = &mut zipped;
                 zip::<U::Vector>(groups, [low.as_mut_ptr(), high.as_mut_ptr()]);
             }
             for (half, zipped) in zipped.iter().enumerate() {
                 if let Some(at) = place(tiling, tile, half, width) {
+                    let to = &mut self.inputs[(slot + at) * PLANES + plane];
                     // SAFETY: two tiles.
-                    unsafe { U::Vector::transpose(zipped.as_ptr(), self.inputs[slot + at].as_mut_ptr()) };
+                    unsafe { U::Vector::transpose(zipped.as_ptr(), to.as_mut_ptr()) };
                 }
             }
         }
@@ -113,16 +116,17 @@ impl<U: TileUnit> Pass<'_, U> {
     #[inline(always)]
     unsafe fn prepare_output(&mut self, row: usize, slot: usize) {
         let (tiling, width) = (self.output, self.band.conv.horizontal.output);
+        let slot = slot * width * tiling.chunks();
         let mut unused = Tile::ZERO;
-        for tile in 0..tiling.row_tiles() {
+        for (tile, plane) in planes::<PLANES>(tiling.row_tiles()) {
             let halves = [0, 1].map(|half| match place(tiling, tile, half, width) {
-                Some(at) => self.outputs[slot * width * tiling.chunks() + at].as_mut_ptr(),
+                Some(at) => self.outputs[(slot + at) * PLANES + plane].as_mut_ptr(),
                 None => unused.as_mut_ptr(),
             });
             // SAFETY: passed on from the caller.
             unsafe {
-                let at = (row * tiling.row_tiles() + tile) * TILE;
-                zip::<U::Vector>(groups(self.band.output_gradients, at), halves);
+                let at = (row * tiling.row_tiles() + tile) * PLANES + plane;
+                zip::<U::Vector>(groups(self.band.output_gradients, at * TILE), halves);
             }
         }
     }
@@ -181,7 +185,8 @@ impl<U: TileUnit> Pass<'_, U> {
         let from = (y * vertical.stride + job.row).checked_sub(vertical.padding).filter(|&y| y < vertical.input)?;
         let input = from % self.inputs_kept * horizontal.input * inputs + job.input;
         let output = slot * horizontal.output * outputs + job.output;
-        Some((self.inputs.as_ptr().wrapping_add(input), self.outputs.as_ptr().wrapping_add(output)))
+        let tile = |tiles: &[Tile], index: usize| tiles.as_ptr().wrapping_add(index * PLANES);
+        Some((tile(self.inputs, input), tile(self.outputs, output)))
     }
 
     /// Sums three columns of the kernel in registers 0 to 2. The window of input that they see moves by one tile
@@ -191,38 +196,53 @@ impl<U: TileUnit> Pass<'_, U> {
     /// The rows are prepared and the sums exist; the stride is one.
     #[inline(always)]
     unsafe fn slide(&mut self, rows: Range<usize>, job: Job, gradient: *mut f32) {
-        let horizontal = self.band.conv.horizontal;
-        let (inputs, outputs) = (self.input.chunks(), self.output.chunks());
-        // SAFETY: passed on from the caller; columns beyond the border are read from a tile of zeros.
+        // SAFETY: passed on from the caller.
         unsafe {
             let sums = [0, 1, 2].map(|column| self.sums(gradient, job, [column, 0, 0]));
             self.unit.load::<0>(sums[0]);
             self.unit.load::<1>(sums[1]);
             self.unit.load::<2>(sums[2]);
-            for (slot, y) in rows.enumerate() {
-                let Some((input, output)) = self.rows_of(job, y, slot) else { continue };
-                let tile = |x: usize| {
-                    let column = (x + job.column).wrapping_sub(horizontal.padding);
-                    if column < horizontal.input { input.wrapping_add(column * inputs) } else { &raw const ZERO }
-                };
-                let unit = &mut self.unit;
-                unit.load::<3>(tile(0).cast());
-                unit.load::<4>(tile(1).cast());
-                let mut x = 0;
-                while x < horizontal.output {
-                    step::<U, 3, 4, 5>(unit, tile(x + 2), output.add(x * outputs));
-                    if x + 1 < horizontal.output {
-                        step::<U, 4, 5, 3>(unit, tile(x + 3), output.add((x + 1) * outputs));
+            for &(read, written) in plane_products(PLANES) {
+                for (slot, y) in rows.clone().enumerate() {
+                    if let Some((input, output)) = self.rows_of(job, y, slot) {
+                        self.slide_along(job.column, input.wrapping_add(read), output.wrapping_add(written));
                     }
-                    if x + 2 < horizontal.output {
-                        step::<U, 5, 3, 4>(unit, tile(x + 4), output.add((x + 2) * outputs));
-                    }
-                    x += WINDOW;
                 }
             }
             self.unit.store::<0>(sums[0]);
             self.unit.store::<1>(sums[1]);
             self.unit.store::<2>(sums[2]);
+        }
+    }
+
+    /// Adds a row's products to the registers.
+    ///
+    /// # Safety
+    /// The rows are prepared.
+    #[inline(always)]
+    unsafe fn slide_along(&mut self, column: usize, input: *const Tile, output: *const Tile) {
+        let horizontal = self.band.conv.horizontal;
+        let (inputs, outputs) = (self.input.chunks() * PLANES, self.output.chunks() * PLANES);
+        let tile = |x: usize| {
+            let column = (x + column).wrapping_sub(horizontal.padding);
+            if column < horizontal.input { input.wrapping_add(column * inputs) } else { ZERO.as_ptr() }
+        };
+        let unit = &mut self.unit;
+        // SAFETY: passed on from the caller; columns beyond the border are read from a tile of zeros.
+        unsafe {
+            unit.load::<3>(tile(0).cast());
+            unit.load::<4>(tile(1).cast());
+            let mut x = 0;
+            while x < horizontal.output {
+                step::<U, 3, 4, 5>(unit, tile(x + 2), output.add(x * outputs));
+                if x + 1 < horizontal.output {
+                    step::<U, 4, 5, 3>(unit, tile(x + 3), output.add((x + 1) * outputs));
+                }
+                if x + 2 < horizontal.output {
+                    step::<U, 5, 3, 4>(unit, tile(x + 4), output.add((x + 2) * outputs));
+                }
+                x += WINDOW;
+            }
         }
     }
 
@@ -232,9 +252,7 @@ impl<U: TileUnit> Pass<'_, U> {
     /// The rows are prepared and the sums exist.
     #[inline(always)]
     unsafe fn block<const I: usize, const O: usize>(&mut self, rows: Range<usize>, job: Job, gradient: *mut f32) {
-        let horizontal = self.band.conv.horizontal;
-        let (inputs, outputs) = (self.input.chunks(), self.output.chunks());
-        // SAFETY: passed on from the caller; columns are kept inside the input.
+        // SAFETY: passed on from the caller.
         unsafe {
             let sums = [[0, 0], [0, O - 1], [I - 1, 0], [I - 1, O - 1]];
             let sums = sums.map(|[input, output]| self.sums(gradient, job, [0, input, output]));
@@ -242,29 +260,10 @@ impl<U: TileUnit> Pass<'_, U> {
             self.unit.load::<1>(sums[1]);
             self.unit.load::<2>(sums[2]);
             self.unit.load::<3>(sums[3]);
-            for (slot, y) in rows.enumerate() {
-                let Some((input, output)) = self.rows_of(job, y, slot) else { continue };
-                let unit = &mut self.unit;
-                for x in 0..horizontal.output {
-                    // The column over the left border wraps to a large one: all outside fail one test.
-                    let column = (x * horizontal.stride + job.column).wrapping_sub(horizontal.padding);
-                    if column >= horizontal.input {
-                        continue;
-                    }
-                    let (input, output) = (input.add(column * inputs), output.add(x * outputs));
-                    unit.load::<4>(input.cast());
-                    unit.load::<6>(output.cast());
-                    unit.dot::<0, 4, 6>();
-                    if O == 2 {
-                        unit.load::<7>(output.add(1).cast());
-                        unit.dot::<1, 4, 7>();
-                    }
-                    if I == 2 {
-                        unit.load::<5>(input.add(1).cast());
-                        unit.dot::<2, 5, 6>();
-                    }
-                    if I == 2 && O == 2 {
-                        unit.dot::<3, 5, 7>();
+            for &(read, written) in plane_products(PLANES) {
+                for (slot, y) in rows.clone().enumerate() {
+                    if let Some((input, output)) = self.rows_of(job, y, slot) {
+                        self.block_along::<I, O>(job.column, input.wrapping_add(read), output.wrapping_add(written));
                     }
                 }
             }
@@ -277,6 +276,47 @@ impl<U: TileUnit> Pass<'_, U> {
             }
             if I == 2 && O == 2 {
                 self.unit.store::<3>(sums[3]);
+            }
+        }
+    }
+
+    /// Adds a row's products to the registers.
+    ///
+    /// # Safety
+    /// The rows are prepared.
+    #[inline(always)]
+    unsafe fn block_along<const I: usize, const O: usize>(
+        &mut self,
+        column: usize,
+        input: *const Tile,
+        output: *const Tile,
+    ) {
+        let horizontal = self.band.conv.horizontal;
+        let (inputs, outputs) = (self.input.chunks() * PLANES, self.output.chunks() * PLANES);
+        let unit = &mut self.unit;
+        for x in 0..horizontal.output {
+            // The column over the left border wraps to a large one: all outside fail one test.
+            let column = (x * horizontal.stride + column).wrapping_sub(horizontal.padding);
+            if column >= horizontal.input {
+                continue;
+            }
+            // SAFETY: passed on from the caller; the column lies inside the input.
+            unsafe {
+                let (input, output) = (input.add(column * inputs), output.add(x * outputs));
+                unit.load::<4>(input.cast());
+                unit.load::<6>(output.cast());
+                unit.dot::<0, 4, 6>();
+                if O == 2 {
+                    unit.load::<7>(output.add(PLANES).cast());
+                    unit.dot::<1, 4, 7>();
+                }
+                if I == 2 {
+                    unit.load::<5>(input.add(PLANES).cast());
+                    unit.dot::<2, 5, 6>();
+                }
+                if I == 2 && O == 2 {
+                    unit.dot::<3, 5, 7>();
+                }
             }
         }
     }
@@ -300,6 +340,12 @@ unsafe fn step<U: TileUnit, const A: usize, const B: usize, const C: usize>(
         unit.dot::<1, B, 6>();
         unit.dot::<2, C, 6>();
     }
+}
+
+/// Every plane of some tiles.
+#[inline(always)]
+fn planes<const PLANES: usize>(tiles: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..tiles).flat_map(|tile| (0..PLANES).map(move |plane| (tile, plane)))
 }
 
 /// Which weights: row and first column of the kernel, first chunk of inputs and of outputs.

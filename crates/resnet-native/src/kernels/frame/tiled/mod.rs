@@ -1,4 +1,5 @@
-//! The algorithms on tiles of bf16 (see `layout`), generic over what multiplies tiles.
+//! The algorithms on tiles of bf16 (see `layout`), generic over what multiplies tiles and over the number of
+//! planes that a value is the sum of.
 
 mod conv;
 mod conv_weights;
@@ -10,7 +11,7 @@ mod spin;
 mod weights;
 
 use super::Vector;
-use crate::layout::{HALF, TILE};
+use crate::layout::{HALF, MAX_PLANES, TILE};
 
 pub use conv::conv;
 pub use conv_weights::conv_weights;
@@ -44,6 +45,53 @@ pub trait TileUnit {
     unsafe fn narrow(low: Self::Vector, high: Self::Vector) -> Self::Vector;
 }
 
+/// The planes of two factors whose products are added up: those that are not below the last plane's rounding.
+/// They stand in an order in which one goes over into the next with one factor unchanged.
+const fn plane_products(planes: usize) -> &'static [(usize, usize)] {
+    match planes {
+        1 => &[(0, 0)],
+        2 => &[(1, 0), (0, 0), (0, 1)],
+        _ => &[(2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0)],
+    }
+}
+
+/// The values of a tile's two halves for some of their channels.
+type Pair<V> = (V, V);
+
+/// Adds up the planes of part of a tile's row.
+///
+/// # Safety
+/// `from` is valid for a vector in each plane of its tile.
+#[inline(always)]
+unsafe fn load<V: Vector, const PLANES: usize>(from: *const f32) -> Pair<V> {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut value = V::load(from).widen();
+        for plane in 1..PLANES {
+            let rest = V::load(from.add(plane * TILE)).widen();
+            value = (value.0.add(rest.0), value.1.add(rest.1));
+        }
+        value
+    }
+}
+
+/// Splits values into the planes of part of a tile's row.
+///
+/// # Safety
+/// `to` is valid for a vector in each plane of its tile.
+#[inline(always)]
+unsafe fn store<U: TileUnit, const PLANES: usize>(mut value: Pair<U::Vector>, to: *mut f32) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        for plane in 0..PLANES {
+            let words = U::narrow(value.0, value.1);
+            words.store(to.add(plane * TILE));
+            let rounded = words.widen();
+            value = (value.0.sub(rounded.0), value.1.sub(rounded.1));
+        }
+    }
+}
+
 /// A tile in memory of its own.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -61,8 +109,8 @@ impl Tile {
     }
 }
 
-/// What lies beyond the borders.
-static ZERO: Tile = Tile::ZERO;
+/// What lies beyond the borders, in every plane.
+static ZERO: [Tile; MAX_PLANES] = [Tile::ZERO; MAX_PLANES];
 
 thread_local! {
     /// Tiles that a kernel works in, kept for the next.

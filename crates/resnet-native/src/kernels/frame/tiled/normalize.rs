@@ -1,11 +1,8 @@
 //! Batch norm's passes over tiles, with the shortcut and the rectifier taken along.
 
-use super::{TileUnit, Vector, padded};
+use super::{Pair, TileUnit, Vector, load, padded, store};
 use crate::kernels::{Affine, Gate, Normalize, NormalizeBackward, NormalizeReduce};
 use crate::layout::{HALF, TILE, Tiling};
-
-/// The values of a tile's two halves for some of their channels.
-type Pair<V> = (V, V);
 
 /// Per-channel values, for both halves of each block of tiles.
 struct PerChannel {
@@ -66,24 +63,24 @@ unsafe fn masked<V: Vector>(g: Pair<V>, [scale, shift]: [Pair<V>; 2], y: Pair<V>
 }
 
 /// Every tile of some rows: its place, its block of channels and how many of its halves exist.
-fn tiles(len: usize, tiling: Tiling, width: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    (0..len / TILE).map(move |tile| {
+fn tiles<const PLANES: usize>(len: usize, tiling: Tiling, width: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..len / (PLANES * TILE)).map(move |tile| {
         let (column, block) = (tile / tiling.blocks % tiling.columns, tile % tiling.blocks);
         let halves = if (column + 1) * tiling.pixels > width { 1 } else { 2 };
-        (tile * TILE, block, halves)
+        (tile * PLANES * TILE, block, halves)
     })
 }
 
-/// Rounds two halves to a row of a tile; a half without a pixel becomes zero.
+/// Stores part of a tile's row; a half without a pixel becomes zero.
 ///
 /// # Safety
-/// `output` is valid for a vector.
+/// As [`store`].
 #[inline(always)]
-unsafe fn store<U: TileUnit>(value: Pair<U::Vector>, halves: usize, output: *mut f32) {
+unsafe fn store_halves<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, halves: usize, output: *mut f32) {
     // SAFETY: passed on from the caller.
     unsafe {
         let high = if halves == 2 { value.1 } else { U::Vector::splat(0.0) };
-        U::narrow(value.0, high).store(output);
+        store::<U, PLANES>((value.0, high), output);
     }
 }
 
@@ -92,10 +89,12 @@ unsafe fn store<U: TileUnit>(value: Pair<U::Vector>, halves: usize, output: *mut
 /// # Safety
 /// `output` is a tile.
 #[inline(always)]
-unsafe fn clear_rows<V: Vector>(output: *mut f32, images: usize) {
-    for at in (images * HALF..TILE).step_by(V::LANES) {
-        // SAFETY: inside the tile.
-        unsafe { V::splat(0.0).store(output.add(at)) };
+unsafe fn clear_rows<V: Vector, const PLANES: usize>(output: *mut f32, images: usize) {
+    for plane in (0..PLANES * TILE).step_by(TILE) {
+        for at in (plane + images * HALF..plane + TILE).step_by(V::LANES) {
+            // SAFETY: inside the tile.
+            unsafe { V::splat(0.0).store(output.add(at)) };
+        }
     }
 }
 
@@ -104,31 +103,31 @@ unsafe fn clear_rows<V: Vector>(output: *mut f32, images: usize) {
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn normalize<U: TileUnit>(band: Normalize<'_>) {
+pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
     let tiling = Tiling::new(band.shape);
     let (scale, shift) = (PerChannel::new(band.scale, tiling), PerChannel::new(band.shift, tiling));
-    for (tile, block, halves) in tiles(band.input.len(), tiling, band.shape.width) {
+    for (tile, block, halves) in tiles::<PLANES>(band.input.len(), tiling, band.shape.width) {
         for part in (0..HALF).step_by(U::Vector::LANES) {
             // SAFETY: tiles lie inside all slices, which are of one length.
             unsafe {
                 let scale: Pair<U::Vector> = scale.load(block, part);
                 let shift: Pair<U::Vector> = shift.load(block, part);
                 for at in (tile + part..tile + band.images * HALF).step_by(HALF) {
-                    let (low, high) = U::Vector::load(band.input.as_ptr().add(at)).widen();
+                    let (low, high) = load::<U::Vector, PLANES>(band.input.as_ptr().add(at));
                     let mut value = (low.mul_add(scale.0, shift.0), high.mul_add(scale.1, shift.1));
                     if let Some(residual) = band.residual {
-                        let (low, high) = U::Vector::load(residual.as_ptr().add(at)).widen();
+                        let (low, high) = load::<U::Vector, PLANES>(residual.as_ptr().add(at));
                         value = (value.0.add(low), value.1.add(high));
                     }
                     if band.relu {
                         value = (value.0.relu(), value.1.relu());
                     }
-                    store::<U>(value, halves, band.output.as_mut_ptr().add(at));
+                    store_halves::<U, PLANES>(value, halves, band.output.as_mut_ptr().add(at));
                 }
             }
         }
         // SAFETY: as above.
-        unsafe { clear_rows::<U::Vector>(band.output.as_mut_ptr().add(tile), band.images) };
+        unsafe { clear_rows::<U::Vector, PLANES>(band.output.as_mut_ptr().add(tile), band.images) };
     }
 }
 
@@ -140,12 +139,12 @@ const TILES_PER_FLUSH: usize = 16;
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn normalize_reduce<U: TileUnit>(band: NormalizeReduce<'_>) {
+pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: NormalizeReduce<'_>) {
     let tiling = Tiling::new(band.shape);
     let (mean, inv_std) = (PerChannel::new(band.mean, tiling), PerChannel::new(band.inv_std, tiling));
     let tiles = Tiles { input: band.input.as_ptr(), gate: band.gate, gradient: band.gradient.as_mut_ptr() };
     let affine = if let Gate::Input(affine) = band.gate { Some(PaddedAffine::new(affine, tiling)) } else { None };
-    let columns = band.input.len() / TILE / tiling.blocks;
+    let columns = band.input.len() / (PLANES * TILE) / tiling.blocks;
     band.sums.fill(0.0);
     for first in (0..columns).step_by(TILES_PER_FLUSH) {
         for block in 0..tiling.blocks {
@@ -156,7 +155,8 @@ pub unsafe fn normalize_reduce<U: TileUnit>(band: NormalizeReduce<'_>) {
                     let affine: Option<[Pair<U::Vector>; 2]> = load_affine(affine.as_ref(), block, part);
                     let mut sums = [[U::Vector::splat(0.0); 2]; 2];
                     for column in first..columns.min(first + TILES_PER_FLUSH) {
-                        tiles.reduce::<U>((column * tiling.blocks + block) * TILE + part, values, affine, &mut sums);
+                        let tile = (column * tiling.blocks + block) * PLANES * TILE;
+                        tiles.reduce::<U, PLANES>(tile + part, values, affine, &mut sums);
                     }
                     sums
                 };
@@ -183,7 +183,7 @@ impl Tiles<'_> {
     /// # Safety
     /// `at` is the place of a tile's part in all slices.
     #[inline(always)]
-    unsafe fn reduce<U: TileUnit>(
+    unsafe fn reduce<U: TileUnit, const PLANES: usize>(
         &self,
         at: usize,
         [mean, inv_std]: [Pair<U::Vector>; 2],
@@ -193,12 +193,12 @@ impl Tiles<'_> {
         for at in (at..at + TILE).step_by(HALF) {
             // SAFETY: passed on from the caller.
             unsafe {
-                let (mut low, mut high) = U::Vector::load(self.gradient.add(at)).widen();
-                let y = U::Vector::load(self.input.add(at)).widen();
+                let (mut low, mut high) = load::<U::Vector, PLANES>(self.gradient.add(at));
+                let y = load::<U::Vector, PLANES>(self.input.add(at));
                 if let Gate::Output(rectified) = self.gate {
-                    let gates = U::Vector::load(rectified.as_ptr().add(at)).widen();
+                    let gates = load::<U::Vector, PLANES>(rectified.as_ptr().add(at));
                     (low, high) = (low.where_positive(gates.0), high.where_positive(gates.1));
-                    U::narrow(low, high).store(self.gradient.add(at));
+                    store::<U, PLANES>((low, high), self.gradient.add(at));
                 } else if let Some(affine) = affine {
                     (low, high) = masked((low, high), affine, y);
                 }
@@ -233,11 +233,11 @@ unsafe fn move_on<V: Vector>(sums: &[V; 2], totals: &mut [f64], channel: usize) 
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn normalize_backward<U: TileUnit>(band: NormalizeBackward<'_>) {
+pub unsafe fn normalize_backward<U: TileUnit, const PLANES: usize>(band: NormalizeBackward<'_>) {
     let tiling = Tiling::new(band.shape);
     let [a, b, c] = [band.a, band.b, band.c].map(|values| PerChannel::new(values, tiling));
     let affine = band.gate.map(|affine| PaddedAffine::new(affine, tiling));
-    for (tile, block, halves) in tiles(band.input.len(), tiling, band.shape.width) {
+    for (tile, block, halves) in tiles::<PLANES>(band.input.len(), tiling, band.shape.width) {
         for part in (0..HALF).step_by(U::Vector::LANES) {
             // SAFETY: tiles lie inside all slices, which are of one length.
             unsafe {
@@ -246,18 +246,18 @@ pub unsafe fn normalize_backward<U: TileUnit>(band: NormalizeBackward<'_>) {
                 let c: Pair<U::Vector> = c.load(block, part);
                 let affine: Option<[Pair<U::Vector>; 2]> = load_affine(affine.as_ref(), block, part);
                 for at in (tile + part..tile + band.images * HALF).step_by(HALF) {
-                    let mut g = U::Vector::load(band.gradient.as_ptr().add(at)).widen();
-                    let y = U::Vector::load(band.input.as_ptr().add(at)).widen();
+                    let mut g = load::<U::Vector, PLANES>(band.gradient.as_ptr().add(at));
+                    let y = load::<U::Vector, PLANES>(band.input.as_ptr().add(at));
                     if let Some(affine) = affine {
                         g = masked(g, affine, y);
                     }
                     let low = g.0.mul_add(a.0, y.0.mul_add(b.0, c.0));
                     let high = g.1.mul_add(a.1, y.1.mul_add(b.1, c.1));
-                    store::<U>((low, high), halves, band.output.as_mut_ptr().add(at));
+                    store_halves::<U, PLANES>((low, high), halves, band.output.as_mut_ptr().add(at));
                 }
             }
         }
         // SAFETY: as above.
-        unsafe { clear_rows::<U::Vector>(band.output.as_mut_ptr().add(tile), band.images) };
+        unsafe { clear_rows::<U::Vector, PLANES>(band.output.as_mut_ptr().add(tile), band.images) };
     }
 }

@@ -1,7 +1,7 @@
 //! The images as the first convolution reads them: every pixel it writes gets the patch that it sees, so
 //! that a few channels of colour fill the tiles.
 
-use super::{Tile, TileUnit, Vector};
+use super::{Tile, TileUnit, Vector, store};
 use crate::geometry::Conv2d;
 use crate::kernels::Images;
 use crate::layout::{GROUP, HALF, TILE, Tiling};
@@ -12,60 +12,73 @@ use crate::layout::{GROUP, HALF, TILE, Tiling};
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn load_images<U: TileUnit>(images: Images<'_>) {
+pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) {
     let Images { images, conv, group } = images;
     let tiling = Tiling::new(conv.patches());
-    let row_len = tiling.row_tiles() * TILE;
-    let planes: Vec<_> = images.chunks_exact(conv.input().len()).map(|image| Plane::new(conv, image)).collect();
+    let row_len = tiling.row_tiles() * PLANES * TILE;
+    let images: Vec<_> = images.chunks_exact(conv.input().len()).map(|image| Bordered::new(conv, image)).collect();
     for (y, row) in group.chunks_exact_mut(row_len).enumerate() {
         for first in (0..tiling.columns).step_by(GROUP) {
             for block in 0..tiling.blocks {
-                for (lane, plane) in planes.iter().enumerate() {
+                for (lane, image) in images.iter().enumerate() {
                     // SAFETY: passed on from the caller.
-                    let rows = unsafe { tile_rows::<U::Vector>(plane, tiling, y, first, block) };
-                    for (column, words) in (first..tiling.columns).zip(rows.0.chunks_exact(HALF)) {
-                        row[(column * tiling.blocks + block) * TILE + lane * HALF..][..HALF].copy_from_slice(words);
+                    let tiles = unsafe { tile_rows::<U, PLANES>(image, tiling, y, first, block) };
+                    for (plane, tile) in tiles.iter().enumerate() {
+                        for (column, words) in (first..tiling.columns).zip(tile.0.chunks_exact(HALF)) {
+                            let tile = (column * tiling.blocks + block) * PLANES + plane;
+                            row[tile * TILE + lane * HALF..][..HALF].copy_from_slice(words);
+                        }
                     }
                 }
             }
         }
         for tile in row.chunks_exact_mut(TILE) {
-            tile[planes.len() * HALF..].fill(0.0);
+            tile[images.len() * HALF..].fill(0.0);
         }
     }
 }
 
-/// One image's rows of the tiles of 16 columns from `first`.
+/// One image's rows of the tiles of 16 columns from `first`, plane by plane.
 ///
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-unsafe fn tile_rows<V: Vector>(plane: &Plane, tiling: Tiling, y: usize, first: usize, block: usize) -> Tile {
-    let mut by_tap = Tile::ZERO;
-    for (i, words) in by_tap.0.chunks_exact_mut(HALF).enumerate() {
+unsafe fn tile_rows<U: TileUnit, const PLANES: usize>(
+    image: &Bordered,
+    tiling: Tiling,
+    y: usize,
+    first: usize,
+    block: usize,
+) -> [Tile; PLANES] {
+    let mut by_tap = [Tile::ZERO; PLANES];
+    for i in 0..HALF {
         let mut halves = [[0.0; GROUP]; 2];
         for (half, values) in halves.iter_mut().enumerate() {
             match tiling.pixels {
-                1 => plane.read((2 * block + half) * HALF + i, y, first, values),
-                _ => plane.read_pairs(i, y, 2 * first + half, values),
+                1 => image.read((2 * block + half) * HALF + i, y, first, values),
+                _ => image.read_pairs(i, y, 2 * first + half, values),
             }
         }
-        for part in (0..HALF).step_by(V::LANES) {
-            // SAFETY: inside the sixteen words.
+        let to = by_tap.as_mut_ptr().cast::<f32>();
+        for part in (0..HALF).step_by(U::Vector::LANES) {
+            // SAFETY: inside the sixteen values, and the tiles, which follow one another.
             unsafe {
-                let (low, high) = (V::load(halves[0].as_ptr().add(part)), V::load(halves[1].as_ptr().add(part)));
-                V::narrow(low, high).store(words.as_mut_ptr().add(part));
+                let low = U::Vector::load(halves[0].as_ptr().add(part));
+                let high = U::Vector::load(halves[1].as_ptr().add(part));
+                store::<U, PLANES>((low, high), to.add(i * HALF + part));
             }
         }
     }
-    let mut rows = Tile::ZERO;
-    // SAFETY: two whole tiles.
-    unsafe { V::transpose(by_tap.as_ptr(), rows.as_mut_ptr()) };
+    let mut rows = [Tile::ZERO; PLANES];
+    for (by_tap, rows) in by_tap.iter().zip(&mut rows) {
+        // SAFETY: two whole tiles.
+        unsafe { U::Vector::transpose(by_tap.as_ptr(), rows.as_mut_ptr()) };
+    }
     rows
 }
 
 /// An image with its border of zeros.
-struct Plane {
+struct Bordered {
     values: Vec<f32>,
     /// Where each tap reads for the first pixel.
     taps: Vec<usize>,
@@ -73,7 +86,7 @@ struct Plane {
     width: usize,
 }
 
-impl Plane {
+impl Bordered {
     fn new(conv: &Conv2d, image: &[f32]) -> Self {
         let (input, padding, kernel) = (conv.input(), conv.vertical.padding, conv.vertical.kernel);
         let (height, width) = (input.height + 2 * padding, input.width + 2 * padding);

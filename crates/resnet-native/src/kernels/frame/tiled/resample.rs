@@ -1,6 +1,6 @@
 //! Option A shortcut and average pooling on tiles, a pixel of an image at a time.
 
-use super::{TileUnit, Vector};
+use super::{TileUnit, Vector, load, store};
 use crate::kernels::{Pad, Pool};
 use crate::layout::{GROUP, HALF, TILE, Tiling};
 
@@ -9,18 +9,18 @@ use crate::layout::{GROUP, HALF, TILE, Tiling};
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn pad<U: TileUnit>(group: Pad<'_>) {
+pub unsafe fn pad<U: TileUnit, const PLANES: usize>(group: Pad<'_>) {
     let (narrow, wide) = (Tiling::new(group.narrow), Tiling::new(group.wide));
     let first = group.first_channel();
     let mut values = vec![0.0; wide.chunks().max(narrow.chunks() + 1 + first / HALF) * HALF];
     group.output.fill(0.0);
     for (kept, pixel) in group.kept_pixels() {
-        let (from, to) = (Pixel::new(narrow, kept), Pixel::new(wide, pixel));
+        let (from, to) = (Pixel::<PLANES>::new(narrow, kept), Pixel::<PLANES>::new(wide, pixel));
         for image in 0..GROUP {
             // SAFETY: pixels lie inside their groups, and the values have room for either's channels.
             unsafe {
                 from.read::<U::Vector>(group.input, image, &mut values[first..]);
-                to.write::<U::Vector>(group.output, image, &values);
+                to.write::<U>(group.output, image, &values);
             }
         }
     }
@@ -31,20 +31,20 @@ pub unsafe fn pad<U: TileUnit>(group: Pad<'_>) {
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn pad_backward<U: TileUnit>(group: Pad<'_>) {
+pub unsafe fn pad_backward<U: TileUnit, const PLANES: usize>(group: Pad<'_>) {
     let (narrow, wide) = (Tiling::new(group.narrow), Tiling::new(group.wide));
     let (first, channels) = (group.first_channel(), group.narrow.channels);
     let mut values = vec![0.0; wide.chunks() * HALF];
     let mut own = vec![0.0; narrow.chunks() * HALF];
     group.output.fill(0.0);
     for (kept, pixel) in group.kept_pixels() {
-        let (from, to) = (Pixel::new(wide, pixel), Pixel::new(narrow, kept));
+        let (from, to) = (Pixel::<PLANES>::new(wide, pixel), Pixel::<PLANES>::new(narrow, kept));
         for image in 0..GROUP {
             // SAFETY: as in `pad`.
             unsafe {
                 from.read::<U::Vector>(group.input, image, &mut values);
                 own[..channels].copy_from_slice(&values[first..first + channels]);
-                to.write::<U::Vector>(group.output, image, &own);
+                to.write::<U>(group.output, image, &own);
             }
         }
     }
@@ -55,7 +55,7 @@ pub unsafe fn pad_backward<U: TileUnit>(group: Pad<'_>) {
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn pool<U: TileUnit>(group: Pool<'_>) {
+pub unsafe fn pool<U: TileUnit, const PLANES: usize>(group: Pool<'_>) {
     let tiling = Tiling::new(group.shape);
     let pixels = group.shape.height * group.shape.width;
     let mut values = vec![0.0f32; tiling.chunks() * HALF];
@@ -63,7 +63,7 @@ pub unsafe fn pool<U: TileUnit>(group: Pool<'_>) {
         let mut totals = vec![0.0f32; values.len()];
         for pixel in 0..pixels {
             // SAFETY: the pixel lies inside the group.
-            unsafe { Pixel::new(tiling, pixel).read::<U::Vector>(group.input, image, &mut values) };
+            unsafe { Pixel::<PLANES>::new(tiling, pixel).read::<U::Vector>(group.input, image, &mut values) };
             totals.iter_mut().zip(&values).for_each(|(total, value)| *total += value);
         }
         for (channel, total) in totals.iter().enumerate().take(group.shape.channels) {
@@ -77,7 +77,7 @@ pub unsafe fn pool<U: TileUnit>(group: Pool<'_>) {
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn pool_backward<U: TileUnit>(group: Pool<'_>) {
+pub unsafe fn pool_backward<U: TileUnit, const PLANES: usize>(group: Pool<'_>) {
     let tiling = Tiling::new(group.shape);
     let pixels = group.shape.height * group.shape.width;
     let mut values = vec![0.0f32; tiling.chunks() * HALF];
@@ -88,13 +88,13 @@ pub unsafe fn pool_backward<U: TileUnit>(group: Pool<'_>) {
         }
         for pixel in 0..pixels {
             // SAFETY: the pixel lies inside the group.
-            unsafe { Pixel::new(tiling, pixel).write::<U::Vector>(group.output, image, &values) };
+            unsafe { Pixel::<PLANES>::new(tiling, pixel).write::<U>(group.output, image, &values) };
         }
     }
 }
 
 /// Where a pixel's channels are.
-struct Pixel {
+struct Pixel<const PLANES: usize> {
     /// The first word of the first image.
     word: usize,
     /// Half of the tile, where it holds two pixels.
@@ -102,17 +102,17 @@ struct Pixel {
     chunks: usize,
 }
 
-impl Pixel {
+impl<const PLANES: usize> Pixel<PLANES> {
     fn new(tiling: Tiling, pixel: usize) -> Self {
-        let (word, half) = tiling.word(pixel, 0, 0);
+        let (word, half) = tiling.word(PLANES, pixel, 0, 0);
         Self { word, half, chunks: tiling.chunks() }
     }
 
     /// Place and half of each chunk of channels of an image.
     #[inline(always)]
-    fn chunks(&self, image: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+    fn chunks(&self, image: usize) -> impl Iterator<Item = (usize, usize)> + use<PLANES> {
         let (word, half) = (self.word + image * HALF, self.half);
-        (0..self.chunks).map(move |chunk| (word + chunk / 2 * TILE, half + chunk % 2))
+        (0..self.chunks).map(move |chunk| (word + chunk / 2 * PLANES * TILE, half + chunk % 2))
     }
 
     /// Reads all channels of an image, filled up to whole chunks.
@@ -125,7 +125,7 @@ impl Pixel {
             for part in (0..HALF).step_by(V::LANES) {
                 // SAFETY: passed on from the caller.
                 unsafe {
-                    let (low, high) = V::load(group.as_ptr().add(word + part)).widen();
+                    let (low, high) = load::<V, PLANES>(group.as_ptr().add(word + part));
                     let value = if half == 0 { low } else { high };
                     value.store(values.as_mut_ptr().add(part));
                 }
@@ -138,16 +138,15 @@ impl Pixel {
     /// # Safety
     /// The pixel lies inside the group.
     #[inline(always)]
-    unsafe fn write<V: Vector>(&self, group: &mut [f32], image: usize, values: &[f32]) {
+    unsafe fn write<U: TileUnit>(&self, group: &mut [f32], image: usize, values: &[f32]) {
         for ((word, half), values) in self.chunks(image).zip(values.chunks_exact(HALF)) {
-            for part in (0..HALF).step_by(V::LANES) {
+            for part in (0..HALF).step_by(U::Vector::LANES) {
                 // SAFETY: passed on from the caller.
                 unsafe {
                     let to = group.as_mut_ptr().add(word + part);
-                    let (low, high) = V::load(to).widen();
-                    let value = V::load(values.as_ptr().add(part));
-                    let words = if half == 0 { V::narrow(value, high) } else { V::narrow(low, value) };
-                    words.store(to);
+                    let (low, high) = load::<U::Vector, PLANES>(to);
+                    let value = U::Vector::load(values.as_ptr().add(part));
+                    store::<U, PLANES>(if half == 0 { (value, high) } else { (low, value) }, to);
                 }
             }
         }

@@ -1,29 +1,30 @@
 //! Weights in the form that multiplies tiles: 16 rows of pairs of values read by 16 channels written.
 
 use crate::geometry::{Conv2d, Direction, Gather};
-use crate::layout::{HALF, TILE, Tiling, narrow, tile_pixels};
+use crate::layout::{HALF, TILE, Tiling, split, tile_pixels};
 
 /// Words of the packed weights.
-pub fn packed_len(gather: &Gather) -> usize {
-    Tiling::new(gather.to).chunks() * chunk_len(gather)
+pub fn packed_len(gather: &Gather, planes: usize) -> usize {
+    Tiling::new(gather.to).chunks() * chunk_len(gather, planes)
 }
 
-/// Words of the weights that write one chunk of channels: `[kernel row][way to meet][block]` tiles.
-pub fn chunk_len(gather: &Gather) -> usize {
-    gather.kernel * gather.tiles.weights.len() * Tiling::new(gather.from).blocks * TILE
+/// Words of the weights that write one chunk of channels: `[kernel row][way to meet][block][plane]` tiles.
+pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
+    gather.kernel * gather.tiles.weights.len() * Tiling::new(gather.from).blocks * planes * TILE
 }
 
 /// Packs `[out][in][row][column]`.
-pub fn pack_weights(gather: &Gather, weights: &[f32], packed: &mut [f32]) {
+pub fn pack_weights(gather: &Gather, planes: usize, weights: &[f32], packed: &mut [f32]) {
     let blocks = Tiling::new(gather.from).blocks;
     let (ways, kernel) = (&gather.tiles.weights, gather.kernel);
-    for (index, tile) in packed.chunks_exact_mut(TILE).enumerate() {
+    for (index, tiles) in packed.chunks_exact_mut(planes * TILE).enumerate() {
         let (block, rest) = (index % blocks, index / blocks);
         let (way, rest) = (ways[rest % ways.len()], rest / ways.len());
         let (row, chunk) = (rest % kernel, rest / kernel);
         let halves = [0, 1].map(|half| half_tile(gather, weights, (chunk, block, half), row, way[half]));
-        for (word, (&low, &high)) in tile.iter_mut().zip(halves[0].iter().zip(&halves[1])) {
-            *word = narrow([low, high]);
+        for (word, (&low, &high)) in halves[0].iter().zip(&halves[1]).enumerate() {
+            let words = tiles[word..].iter_mut().step_by(TILE);
+            words.zip(split([low, high])).for_each(|(word, plane)| *word = plane);
         }
     }
 }
