@@ -11,11 +11,11 @@ use rayon::prelude::*;
 use crate::graph::Shape;
 use crate::kernels::KernelSet;
 use crate::layout::{GROUP, HALF};
-use crate::plan::{Backward, Mode, Plan};
+use crate::plan::{Backward, Forward, Mode, Plan};
 use crate::profile::{StepTime, Work};
 use crate::program::{Layer, Program};
 use crate::shard::{BackwardPart, Pass, Shard, Weights};
-use crate::statistics::{Factors, NormValues, Statistics};
+use crate::statistics::{NormValues, Statistics};
 
 /// A plan and the memory it runs in.
 pub struct Executor {
@@ -111,21 +111,20 @@ impl Executor {
             }
         }
         let mut first = 0;
-        while first < program.layers.len() {
+        while first < self.plan.forward.len() {
             let running = match &statistics {
                 Statistics::Batch(running) => Some(&**running),
                 Statistics::Running(_) => None,
             };
             // In training a stretch ends with the convolution whose moments the next batch norm needs.
-            let ends = |layer: &Layer| matches!(*layer, Layer::Conv { conv, .. } if program.convs[conv].norm.is_some());
-            let stop = running.and_then(|_| program.layers[first..].iter().position(ends));
-            let stretch = first..stop.map_or(program.layers.len(), |length| first + length + 1);
-            self.on_shards(weights, (running, &Factors::default()), |shard, pass| {
-                shard.forward(pass, stretch.clone());
-            });
+            let ends =
+                |step: &Forward| matches!(step.layer, Layer::Conv { conv, .. } if program.convs[conv].norm.is_some());
+            let stop = running.and_then(|_| self.plan.forward[first..].iter().position(ends));
+            let stretch = first..stop.map_or(self.plan.forward.len(), |length| first + length + 1);
+            self.on_shards(weights, running, |shard, pass| shard.forward(pass, stretch.clone()));
             first = stretch.end;
             if let (Some(_), Statistics::Batch(running)) = (stop, &mut statistics) {
-                self.finish_moments(weights, &program.layers[first - 1], running);
+                self.finish_moments(weights, self.plan.forward[first - 1].layer, running);
             }
         }
         self.collect_times();
@@ -133,19 +132,16 @@ impl Executor {
 
     /// Runs the backward pass from the gradient of the logits; `gradients` is flat like the parameters.
     pub fn backward(&mut self, weights: Weights<'_>, gradients: &mut [f32]) {
-        let mut factors = Factors::default();
         for index in 0..self.stretches.len() {
             let stretch = std::mem::take(&mut self.stretches[index]);
-            self.on_shards(weights, (None, &factors), |shard, pass| {
-                shard.backward(pass, &stretch);
-            });
+            self.on_shards(weights, None, |shard, pass| shard.backward(pass, &stretch));
             for &(step, part) in &stretch {
                 match (part, self.plan.backward[step]) {
                     (BackwardPart::ConvWeights, Backward::Conv { conv, .. }) => {
                         self.finish_weights(weights, conv, gradients);
                     }
                     (BackwardPart::NormReduce, Backward::Norm { norm, .. }) => {
-                        factors = self.finish_norm(weights, norm, gradients);
+                        self.finish_norm(weights, norm, gradients);
                     }
                     _ => {}
                 }
@@ -156,14 +152,9 @@ impl Executor {
     }
 
     /// Runs `work` on every shard that has images.
-    fn on_shards(
-        &mut self,
-        weights: Weights<'_>,
-        (running, factors): (Option<&[f32]>, &Factors),
-        work: impl Fn(&mut Shard, Pass<'_>) + Sync,
-    ) {
+    fn on_shards(&mut self, weights: Weights<'_>, running: Option<&[f32]>, work: impl Fn(&mut Shard, Pass<'_>) + Sync) {
         let images = self.images();
-        let pass = Pass { weights, plan: &self.plan, images, norms: &self.norms, running, factors };
+        let pass = Pass { weights, plan: &self.plan, images, norms: &self.norms, running };
         self.shards.par_iter_mut().filter(|shard| shard.images() > 0).for_each(|shard| work(shard, pass));
     }
 
@@ -182,8 +173,8 @@ impl Executor {
     }
 
     /// Turns the moments of a convolution's output into the values of its batch norm.
-    fn finish_moments(&mut self, weights: Weights<'_>, layer: &Layer, running: &mut [f32]) {
-        let Layer::Conv { conv, .. } = *layer else { return };
+    fn finish_moments(&mut self, weights: Weights<'_>, layer: Layer, running: &mut [f32]) {
+        let Layer::Conv { conv, .. } = layer else { return };
         let conv = &weights.program.convs[conv];
         if let Some(index) = conv.norm {
             let norm = &weights.program.norms[index];
@@ -193,17 +184,17 @@ impl Executor {
         }
     }
 
-    /// Turns the sums of a batch norm's gradient into the gradients of its parameters, and gives the factors
-    /// of that of its input.
-    fn finish_norm(&mut self, weights: Weights<'_>, norm: usize, gradients: &mut [f32]) -> Factors {
-        let (layer, values) = (&weights.program.norms[norm], &self.norms[norm]);
+    /// Turns the sums of a batch norm's gradient into the gradients of its parameters, and what that of its input
+    /// is worked out with.
+    fn finish_norm(&mut self, weights: Weights<'_>, norm: usize, gradients: &mut [f32]) {
+        let layer = &weights.program.norms[norm];
         let sums = self.sums(layer.shape.channels);
         for (channel, sums) in sums.chunks_exact(2).enumerate() {
             gradients[layer.bias.start + channel] = sums[0] as f32;
             gradients[layer.weight.start + channel] = sums[1] as f32;
         }
         let count = self.images() * layer.shape.height * layer.shape.width;
-        values.backward_factors(&weights.parameters[layer.weight.clone()], &sums, count)
+        self.norms[norm].use_gradient(&weights.parameters[layer.weight.clone()], &sums, count);
     }
 
     /// Adds up the shards' gradients by a convolution's weights and bias.
@@ -248,7 +239,7 @@ fn backward_stretches(plan: &Plan) -> Vec<Vec<(usize, BackwardPart)>> {
         let parts: &[_] = match step {
             Backward::Conv { input_gradient: Some(_), .. } => &[BackwardPart::ConvWeights, BackwardPart::ConvInput],
             Backward::Conv { input_gradient: None, .. } => &[BackwardPart::ConvWeights],
-            Backward::Norm { .. } => &[BackwardPart::NormReduce, BackwardPart::NormApply],
+            Backward::Norm { .. } => &[BackwardPart::NormReduce],
             Backward::Pad { .. } | Backward::Pool { .. } => &[BackwardPart::Whole],
         };
         for &part in parts {

@@ -9,6 +9,7 @@
 //! columns of tiles: [`TileTap`].
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::graph::Shape;
 use crate::layout::{Tiling, tile_pixels};
@@ -226,6 +227,13 @@ impl Conv2d {
         Shape { channels: self.inputs * self.taps(), ..self.output() }
     }
 
+    /// The rows that some rows of the output read, from the first to the last.
+    pub fn rows_read(&self, written: Range<usize>) -> Range<usize> {
+        let Conv1d { kernel, stride, padding, input, .. } = self.vertical;
+        let first = (written.start * stride).saturating_sub(padding);
+        first..((written.end - 1) * stride + kernel).saturating_sub(padding).clamp(first, input.max(first))
+    }
+
     /// What each pixel written reads: outputs going forward, gradients of inputs going backward.
     pub fn gather(&self, direction: Direction) -> Gather {
         let (vertical, columns) = match direction {
@@ -265,15 +273,23 @@ pub struct Gather {
     pub to: Shape,
 }
 
-/// One tile read and the weights it meets, for a row written; in tiles.
+/// One tile read and the weights it meets, for a row written.
 #[derive(Clone, Copy, Debug)]
 pub struct Term {
-    /// From the group's start to the row read.
+    /// Row read.
     pub row: usize,
     /// Column of tiles read for the run's first column; outside the row, all are zero.
     pub column: isize,
-    /// From the start of a chunk's packed weights, for each half of the tile written.
+    /// Tiles from the start of a chunk's packed weights, for each half of the tile written.
     pub weights: [Option<usize>; 2],
+}
+
+impl Gather {
+    /// The rows that some rows written read, from the first to the last.
+    pub fn rows_read(&self, written: Range<usize>) -> Range<usize> {
+        let taps = || self.rows[written.clone()].iter().flatten().map(|tap| tap.from);
+        taps().min().map_or(0..0, |first| first..taps().max().unwrap_or(first) + 1)
+    }
 }
 
 /// What each column of tiles written reads.
@@ -289,7 +305,7 @@ pub struct TileGather {
 fn terms(row: &[Tap], run: &TileRun, tiles: &TileGather, from: Shape) -> Vec<Term> {
     let tiling = Tiling::new(from);
     let term = |tap: &Tap, tile: &TileTap| Term {
-        row: tap.from * tiling.row_tiles(),
+        row: tap.from,
         column: tile.from,
         weights: tile.weights.map(|way| Some((tap.kernel * tiles.weights.len() + way?) * tiling.blocks)),
     };

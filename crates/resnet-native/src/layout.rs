@@ -5,14 +5,15 @@
 //! AVX-512 register, two of AVX2), so that every kernel is "vector times broadcast weight" or "vector
 //! times vector" with no shuffles, for any number of channels, any stride and any border.
 //!
-//! [`Layout::Tiled`], in bf16: `[N / 16][H][W][C / 32][plane][16 images][32 channels]`, a matrix unit's tiles
-//! of 1 KB, which hold up to 32 channels of one pixel. A value is the sum of its *planes*: the first holds it
-//! rounded to bf16, the second what that rounding left, rounded again, and the third the rest. One plane is
-//! plain bf16, two keep 16 bits of a value and three all 24 of single precision. Where a layer has no more than 16 channels, a tile
-//! holds two pixels: `[N / 16][H][W / 2][plane][16 images][2 pixels of 16 channels]`. The two *halves* of a tile
-//! (channels 0 to 15 and 16 to 31, or the two pixels) alternate: the 32-bit word `i` of a row holds the
-//! value `i` of the first half in its low bits and that of the second in its high ones, so that a shift
-//! and a mask widen both to single precision.
+//! [`Layout::Tiled`], for matrix units that multiply bf16: `[N / 16][H][W][C / 32][16 images][32 channels]`,
+//! tiles of 1 KB, which hold up to 32 channels of one pixel. A value is multiplied as the sum of its *planes*:
+//! the first is the value rounded to bf16, the second what that rounding left, rounded again, and the third
+//! the rest. One plane is plain bf16, and is also how values are stored then; two keep 16 bits of a value and
+//! three all 24 of single precision, in which values are stored wherever there is more than one plane. Where a layer has no more than 16 channels, a tile
+//! holds two pixels: `[N / 16][H][W / 2][16 images][2 pixels of 16 channels]`. The two *halves* of a tile
+//! (channels 0 to 15 and 16 to 31, or the two pixels) alternate in bf16: the 32-bit word `i` of a row holds
+//! the value `i` of the first half in its low bits and that of the second in its high ones, so that a shift
+//! and a mask widen both to single precision. In single precision the second half follows the first.
 //!
 //! Memory is counted in 32-bit words, a float or two values in bf16. What belongs to no image, no
 //! channel and no pixel (in a last, partial group or tile) is kept at zero wherever a sum is taken.
@@ -37,9 +38,9 @@ pub const MAX_PLANES: usize = 3;
 pub enum Layout {
     /// Single precision, images innermost.
     Interleaved,
-    /// bf16 in tiles.
+    /// Tiles, in bf16 or, with more than one plane, in single precision.
     Tiled {
-        /// Numbers in bf16 whose sum is a value, at most [`MAX_PLANES`].
+        /// Numbers in bf16 as whose sum a value is multiplied, at most [`MAX_PLANES`].
         planes: usize,
     },
 }
@@ -71,7 +72,7 @@ impl Layout {
     pub fn row_len(self, shape: Shape) -> usize {
         match self {
             Self::Interleaved => shape.width * shape.channels * GROUP,
-            Self::Tiled { planes } => Tiling::new(shape).row_tiles() * planes * TILE,
+            Self::Tiled { planes } => Tiling::new(shape).row_tiles() * stored_tile(planes),
         }
     }
 
@@ -96,8 +97,9 @@ impl Layout {
                 *value = match self {
                     Self::Interleaved => group[(pixel * shape.channels + channel) * GROUP + lane],
                     Self::Tiled { planes } => {
-                        let (word, half) = Tiling::new(shape).word(planes, pixel, channel, lane);
-                        (0..planes).map(|plane| widen(group[word + plane * TILE])[half]).sum()
+                        let (tile, word, half) = Tiling::new(shape).place(pixel, channel, lane);
+                        let tile = &group[tile * stored_tile(planes)..];
+                        if planes == 1 { widen(tile[word])[half] } else { tile[half * TILE + word] }
                     }
                 };
             }
@@ -105,7 +107,12 @@ impl Layout {
     }
 }
 
-/// Pixels that a tile of the bf16 layout holds.
+/// Words that a tile is stored in: bf16 fills one, and single precision two, one for each half.
+pub const fn stored_tile(planes: usize) -> usize {
+    if planes == 1 { TILE } else { 2 * TILE }
+}
+
+/// Pixels that a tile holds.
 pub const fn tile_pixels(channels: usize) -> usize {
     if channels <= HALF { 2 } else { 1 }
 }
@@ -135,17 +142,22 @@ impl Tiling {
         self.columns * self.blocks
     }
 
+    /// Halves of a tile that exist: the last column of an odd width is half a pixel pair.
+    pub fn halves(self, column: usize) -> usize {
+        if (column + 1) * self.pixels > self.width { 1 } else { 2 }
+    }
+
     /// Groups of 16 channels, those that fill up the last tile included.
     pub fn chunks(self) -> usize {
         2 * self.blocks / self.pixels
     }
 
-    /// Which word of a group a value's first plane is in, and which half of it.
-    pub fn word(self, planes: usize, pixel: usize, channel: usize, image: usize) -> (usize, usize) {
+    /// Which tile of a group a value is in, which place in each half of it, and which half.
+    pub fn place(self, pixel: usize, channel: usize, image: usize) -> (usize, usize, usize) {
         let (y, x) = (pixel / self.width, pixel % self.width);
         let (block, half) = if self.pixels == 2 { (0, x % 2) } else { (channel / (2 * HALF), channel / HALF % 2) };
         let tile = (y * self.columns + x / self.pixels) * self.blocks + block;
-        (tile * planes * TILE + image * HALF + channel % HALF, half)
+        (tile, image * HALF + channel % HALF, half)
     }
 }
 
@@ -207,12 +219,14 @@ fn tile(images: &[f32], shape: Shape, planes: usize, group: &mut [f32]) {
     for (lane, image) in images.chunks_exact(shape.len()).enumerate() {
         for (at, &value) in image.iter().enumerate() {
             let (channel, pixel) = (at / (shape.height * shape.width), at % (shape.height * shape.width));
-            let (word, half) = tiling.word(planes, pixel, channel, lane);
-            let places = group[word..].iter_mut().step_by(TILE).take(planes);
-            for (place, plane) in places.zip(split([value, 0.0])) {
-                let mut halves = widen(*place);
-                halves[half] = widen(plane)[0];
-                *place = narrow(halves);
+            let (tile, word, half) = tiling.place(pixel, channel, lane);
+            let tile = &mut group[tile * stored_tile(planes)..];
+            if planes == 1 {
+                let mut halves = widen(tile[word]);
+                halves[half] = value;
+                tile[word] = narrow(halves);
+            } else {
+                tile[half * TILE + word] = value;
             }
         }
     }
@@ -235,18 +249,16 @@ mod tests {
         let tiled = (1..=3).flat_map(|planes| [3, 45].map(|channels| (Layout::Tiled { planes }, channels)));
         for (layout, channels) in tiled.chain([(Layout::Interleaved, 3)]) {
             let shape = Shape::new(channels, 3, 5);
-            // Of 8 bits for each plane, so that nothing is lost.
-            let step = if let Layout::Tiled { planes: 2.. } = layout { 1.0 + 1.0 / 128.0 } else { 1.0 };
-            let images: Vec<f32> = (0..7 * shape.len()).map(|i| (i % 251) as f32 * step).collect();
+            let images: Vec<f32> = (0..7 * shape.len()).map(|i| (i % 251) as f32).collect();
             let mut group = vec![f32::NAN; layout.group_len(shape)];
             layout.pack_group(&images, shape, &mut group);
             let mut back = vec![0.0; images.len()];
             layout.unpack_group(&group, shape, &mut back);
             assert_eq!(back, images);
-            let is_tiled = matches!(layout, Layout::Tiled { .. });
-            let values = |&word: &f32| if is_tiled { widen(word).map(f64::from) } else { [f64::from(word), 0.0] };
-            let total: f64 = group.iter().flat_map(values).sum();
-            assert_eq!(total, images.iter().map(|&value| f64::from(value)).sum(), "what belongs to no image is zero");
+            let is_bf16 = layout == Layout::Tiled { planes: 1 };
+            let values = |&word: &f32| if is_bf16 { widen(word) } else { [word, 0.0] };
+            let total: f32 = group.iter().flat_map(values).sum();
+            assert_eq!(total, images.iter().sum(), "what belongs to no image is zero");
         }
     }
 

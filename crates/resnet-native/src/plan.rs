@@ -20,20 +20,53 @@ pub struct Forward {
     /// What to run.
     pub layer: Layer,
     /// The layer's first input.
-    pub input: Buffer,
+    pub input: Read<Buffer>,
     /// What a batch norm adds.
     pub residual: Option<Buffer>,
     /// The layer's output.
     pub output: Buffer,
 }
 
+/// Where what a layer reads comes from: a place of its own, or others from which it is worked out on load.
+#[derive(Clone, Copy, Debug)]
+pub enum Read<T> {
+    /// A place of its own.
+    Stored(T),
+    /// A batch norm of `input`, rectified.
+    Normalized { norm: usize, input: T },
+    /// The gradient of a batch norm's input, from the `gradient` of its output, still to be masked by the rectifier
+    /// if it is `gated`.
+    NormGradient { norm: usize, gradient: T, gated: bool, input: T },
+}
+
+impl<T: Copy> Read<T> {
+    /// The places read, one of them twice where there is one.
+    pub fn places(self) -> [T; 2] {
+        match self {
+            Self::Stored(place) => [place; 2],
+            Self::Normalized { input, .. } => [input; 2],
+            Self::NormGradient { gradient, input, .. } => [gradient, input],
+        }
+    }
+
+    fn map<U>(self, mut place: impl FnMut(T) -> U) -> Read<U> {
+        match self {
+            Self::Stored(value) => Read::Stored(place(value)),
+            Self::Normalized { norm, input } => Read::Normalized { norm, input: place(input) },
+            Self::NormGradient { norm, gradient, gated, input } => {
+                Read::NormGradient { norm, gradient: place(gradient), gated, input: place(input) }
+            }
+        }
+    }
+}
+
 /// One step of the backward pass.
 #[derive(Clone, Copy, Debug)]
 pub enum Backward {
     /// Gradient of a convolution by its weights and, unless it reads the images, by its input.
-    Conv { conv: usize, input: Buffer, output_gradient: Buffer, input_gradient: Option<InputGradient> },
-    /// Gradient of a batch norm; `gradient` becomes that of the residual.
-    Norm { norm: usize, input: Buffer, rectifier: Rectifier<Buffer>, gradient: Buffer, input_gradient: Buffer },
+    Conv { conv: usize, input: Read<Buffer>, output_gradient: Read<Buffer>, input_gradient: Option<InputGradient> },
+    /// Gradient of a batch norm, up to what is worked out on load; `gradient` becomes that of the residual.
+    Norm { norm: usize, input: Buffer, rectifier: Rectifier<Buffer>, gradient: Buffer },
     /// Gradient of an option A shortcut.
     Pad { stride: usize, input: NodeId, output: NodeId, output_gradient: Buffer, input_gradient: Buffer },
     /// Gradient of the average pooling.
@@ -96,10 +129,10 @@ type StorageId = usize;
 struct Planner<'a> {
     program: &'a Program,
     storages: Vec<Storage>,
-    /// Storage of each graph node's output.
-    values: Vec<Option<StorageId>>,
-    /// Storage of each graph node's gradient.
-    gradients: Vec<Option<StorageId>>,
+    /// Where each graph node's output is.
+    values: Vec<Option<Read<StorageId>>>,
+    /// Where each graph node's gradient is.
+    gradients: Vec<Option<Read<StorageId>>>,
 }
 
 impl<'a> Planner<'a> {
@@ -110,30 +143,37 @@ impl<'a> Planner<'a> {
 
     fn plan(mut self, mode: Mode) -> Plan {
         let layers = &self.program.layers;
-        self.values[Graph::INPUT] = Some(self.allocate(Graph::INPUT, 0));
+        self.values[Graph::INPUT] = Some(Read::Stored(self.allocate(Graph::INPUT, 0)));
         for (step, layer) in layers.iter().enumerate() {
             for input in layer.inputs() {
                 self.read(input, step);
             }
-            self.values[layer.output()] = Some(self.allocate(layer.output(), step));
+            self.values[layer.output()] = Some(match *layer {
+                Layer::Norm { norm, input, stored: false, .. } => {
+                    Read::Normalized { norm, input: self.stored(input, step) }
+                }
+                _ => Read::Stored(self.allocate(layer.output(), step)),
+            });
         }
         let logits = layers[layers.len() - 1].output();
         let loss_step = layers.len();
         self.read(logits, loss_step);
         let drafts = if mode == Mode::Training { self.backward(logits, loss_step) } else { Vec::new() };
         let (buffers, arena_len) = place(&self.storages);
-        let value = |id: NodeId| buffers[self.values[id].expect("every value has a storage")];
+        let read = |id: NodeId| self.values[id].expect("every value is planned").map(|id| buffers[id]);
+        let value = |id: NodeId| read(id).places()[0];
         let forward = |layer: &Layer| {
-            let mut inputs = layer.inputs().map(value);
-            let input = inputs.next().expect("every layer has an input");
-            Forward { layer: *layer, input, residual: inputs.next(), output: value(layer.output()) }
+            let mut inputs = layer.inputs();
+            let input = read(inputs.next().expect("every layer has an input"));
+            Forward { layer: *layer, input, residual: inputs.next().map(value), output: value(layer.output()) }
         };
+        let is_run = |layer: &&Layer| !matches!(layer, Layer::Norm { stored: false, .. });
         Plan {
             input: value(Graph::INPUT),
-            forward: layers.iter().map(forward).collect(),
+            forward: layers.iter().filter(is_run).map(forward).collect(),
             backward: drafts.into_iter().map(|draft| draft.finish(&buffers)).collect(),
             logits: value(logits),
-            logits_gradient: self.gradients[logits].map(|id| buffers[id]),
+            logits_gradient: self.gradients[logits].map(|read| buffers[read.places()[0]]),
             arena_len,
         }
     }
@@ -144,10 +184,18 @@ impl<'a> Planner<'a> {
         self.storages.len() - 1
     }
 
-    /// Keeps a node's value until `step`.
-    fn read(&mut self, node: NodeId, step: usize) -> StorageId {
-        let id = self.values[node].expect("a value is made before it is read");
-        self.keep(id, step)
+    /// Keeps what a node's value is read from until `step`.
+    fn read(&mut self, node: NodeId, step: usize) -> Read<StorageId> {
+        let read = self.values[node].expect("a value is made before it is read");
+        read.map(|id| self.keep(id, step))
+    }
+
+    /// The same for a value with a place of its own.
+    fn stored(&mut self, node: NodeId, step: usize) -> StorageId {
+        match self.read(node, step) {
+            Read::Stored(id) => id,
+            other => unreachable!("only convolutions work values out on load, found {other:?}"),
+        }
     }
 
     fn keep(&mut self, id: StorageId, step: usize) -> StorageId {
@@ -156,37 +204,40 @@ impl<'a> Planner<'a> {
     }
 
     fn backward(&mut self, logits: NodeId, loss_step: usize) -> Vec<Draft> {
-        self.gradients[logits] = Some(self.allocate(logits, loss_step));
+        self.gradients[logits] = Some(Read::Stored(self.allocate(logits, loss_step)));
         let layers: Vec<_> = self.program.layers.iter().rev().copied().collect();
         (loss_step + 1..).zip(layers).map(|(step, layer)| self.backward_step(layer, step)).collect()
     }
 
     fn backward_step(&mut self, layer: Layer, step: usize) -> Draft {
         let gradient = self.gradients[layer.output()].expect("a reader of every value comes after it");
-        let gradient = self.keep(gradient, step);
+        let output_gradient = gradient.map(|id| self.keep(id, step));
+        let [gradient, _] = output_gradient.places();
         match layer {
             Layer::Conv { conv, input, .. } => {
                 let value = self.read(input, step);
                 let input_gradient = (input != Graph::INPUT).then(|| match self.gradients[input] {
-                    Some(id) => (self.keep(id, step), true),
+                    Some(read) => (self.keep(read.places()[0], step), true),
                     None => (self.new_gradient(input, step), false),
                 });
-                Draft::Conv { conv, input: value, output_gradient: gradient, input_gradient }
+                Draft::Conv { conv, input: value, output_gradient, input_gradient }
             }
-            Layer::Norm { norm, input, residual, relu, output } => {
-                let value = self.read(input, step);
+            Layer::Norm { norm, input, residual, relu, output, .. } => {
+                let value = self.stored(input, step);
                 let rectifier = match (relu, residual) {
                     (false, _) => Rectifier::None,
                     (true, None) => Rectifier::OfInput,
-                    (true, Some(_)) => Rectifier::OfSum(self.read(output, step)),
+                    (true, Some(_)) => Rectifier::OfSum(self.stored(output, step)),
                 };
-                let input_gradient = self.new_gradient(input, step);
+                let gated = matches!(rectifier, Rectifier::OfInput);
+                debug_assert!(self.gradients[input].is_none(), "a batch norm is the one reader of its input");
+                self.gradients[input] = Some(Read::NormGradient { norm, gradient, gated, input: value });
                 if let Some(residual) = residual {
                     // The masked gradient is the residual's; what else reads the residual adds to it.
                     debug_assert!(self.gradients[residual].is_none(), "the addition is a value's last reader");
-                    self.gradients[residual] = Some(gradient);
+                    self.gradients[residual] = Some(Read::Stored(gradient));
                 }
-                Draft::Norm { norm, input: value, rectifier, gradient, input_gradient }
+                Draft::Norm { norm, input: value, rectifier, gradient }
             }
             Layer::Pad { stride, input, output } => {
                 let input_gradient = self.new_gradient(input, step);
@@ -202,7 +253,7 @@ impl<'a> Planner<'a> {
     fn new_gradient(&mut self, node: NodeId, step: usize) -> StorageId {
         let id = self.allocate(node, step);
         debug_assert!(self.gradients[node].is_none(), "only convolutions add to a gradient");
-        self.gradients[node] = Some(id);
+        self.gradients[node] = Some(Read::Stored(id));
         id
     }
 }
@@ -211,8 +262,8 @@ impl<'a> Planner<'a> {
 enum Draft {
     Conv {
         conv: usize,
-        input: StorageId,
-        output_gradient: StorageId,
+        input: Read<StorageId>,
+        output_gradient: Read<StorageId>,
         input_gradient: Option<(StorageId, bool)>,
     },
     Norm {
@@ -220,7 +271,6 @@ enum Draft {
         input: StorageId,
         rectifier: Rectifier<StorageId>,
         gradient: StorageId,
-        input_gradient: StorageId,
     },
     Pad {
         stride: usize,
@@ -241,12 +291,12 @@ impl Draft {
         match self {
             Self::Conv { conv, input, output_gradient, input_gradient } => Backward::Conv {
                 conv,
-                input: buffers[input],
-                output_gradient: buffers[output_gradient],
+                input: input.map(|id| buffers[id]),
+                output_gradient: output_gradient.map(|id| buffers[id]),
                 input_gradient: input_gradient
                     .map(|(id, accumulate)| InputGradient { buffer: buffers[id], accumulate }),
             },
-            Self::Norm { norm, input, rectifier, gradient, input_gradient } => Backward::Norm {
+            Self::Norm { norm, input, rectifier, gradient } => Backward::Norm {
                 norm,
                 input: buffers[input],
                 rectifier: match rectifier {
@@ -255,7 +305,6 @@ impl Draft {
                     Rectifier::OfSum(id) => Rectifier::OfSum(buffers[id]),
                 },
                 gradient: buffers[gradient],
-                input_gradient: buffers[input_gradient],
             },
             Self::Pad { stride, input, output, output_gradient, input_gradient } => Backward::Pad {
                 stride,

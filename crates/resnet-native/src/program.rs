@@ -60,8 +60,9 @@ pub struct NormLayer {
 pub enum Layer {
     /// Convolution or fully connected layer: index into [`Program::convs`].
     Conv { conv: usize, input: NodeId, output: NodeId },
-    /// Batch norm, `+ residual`, rectifier: index into [`Program::norms`].
-    Norm { norm: usize, input: NodeId, residual: Option<NodeId>, relu: bool, output: NodeId },
+    /// Batch norm, `+ residual`, rectifier: index into [`Program::norms`]. Its output is `stored`, or worked out
+    /// by the one convolution that reads it.
+    Norm { norm: usize, input: NodeId, residual: Option<NodeId>, relu: bool, stored: bool, output: NodeId },
     /// Option A shortcut.
     Pad { stride: usize, input: NodeId, output: NodeId },
     /// Global average pooling.
@@ -184,7 +185,8 @@ impl Program {
                 return Err(Error::Graph(format!("{}: batch norm must follow a convolution", norm_node.name)));
             };
             self.convs[conv].norm = Some(norm);
-            self.layers.push(Layer::Norm { norm, input, residual, relu, output: id });
+            let stored = residual.is_some() || !relu || !is_read_by_one_convolution(graph, id);
+            self.layers.push(Layer::Norm { norm, input, residual, relu, stored, output: id });
             return Ok(());
         }
         if fusions.absorbed.contains(&id) {
@@ -232,6 +234,12 @@ impl Program {
             norm: None,
         }
     }
+}
+
+/// Whether a convolution reads a node's output and nothing else does.
+fn is_read_by_one_convolution(graph: &Graph, id: NodeId) -> bool {
+    let mut readers = graph.nodes().iter().filter(|node| node.inputs.contains(&id));
+    matches!(readers.next(), Some(node) if matches!(node.op, Op::Conv { .. })) && readers.next().is_none()
 }
 
 /// The convolution of a convolution node, or of a fully connected layer.

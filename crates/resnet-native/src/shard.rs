@@ -14,14 +14,13 @@ use rayon::prelude::*;
 use crate::arena::{Arena, Buffer};
 use crate::graph::{NodeId, Shape};
 use crate::kernels::{
-    ConvBand, ConvWeightsBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeBackward,
-    NormalizeReduce, Pad, Pool,
+    ConvBand, ConvWeightsBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeReduce, Pad, Pool, Source,
 };
 use crate::layout::{GROUP, Layout, band_rows, groups, images_in_group};
-use crate::plan::{Backward, Forward, InputGradient, Plan, Rectifier};
+use crate::plan::{Backward, Forward, InputGradient, Plan, Read, Rectifier};
 use crate::profile::{StepTime, Work};
 use crate::program::{ConvLayer, Layer, Program};
-use crate::statistics::{Factors, NormValues};
+use crate::statistics::NormValues;
 
 /// Bands that a step is cut into over the whole batch, as near as the height allows: enough for many threads.
 const BANDS: usize = 16;
@@ -72,11 +71,28 @@ pub struct Pass<'a> {
     pub norms: &'a [NormValues],
     /// In training, the running statistics: pivots of the moments.
     pub running: Option<&'a [f32]>,
-    /// Of the last batch norm whose gradient was summed.
-    pub factors: &'a Factors,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    /// What a convolution reads from its [places](Read::places) in a group of `images`.
+    fn source<'b>(&self, read: Read<Buffer>, [first, second]: [&'b [f32]; 2], images: usize) -> Source<'b>
+    where
+        'a: 'b,
+    {
+        match read {
+            Read::Stored(_) => Source::Stored(first),
+            Read::Normalized { norm, .. } => {
+                Source::Normalized { input: first, affine: self.norms[norm].affine(), images }
+            }
+            Read::NormGradient { norm, gated, .. } => {
+                let values = &self.norms[norm];
+                let factors = values.factors.each_ref().map(Vec::as_slice);
+                let gate = gated.then(|| values.affine());
+                Source::NormGradient { gradient: first, gate, input: second, factors, images }
+            }
+        }
+    }
+
     /// The graph node whose gradient a backward step takes: backward steps are the layers in reverse.
     fn node(&self, index: usize) -> NodeId {
         let layers = &self.weights.program.layers;
@@ -93,8 +109,6 @@ pub enum BackwardPart {
     ConvInput,
     /// Sums for the gradient of a batch norm.
     NormReduce,
-    /// The gradient of a batch norm.
-    NormApply,
     /// All of another layer's.
     Whole,
 }
@@ -233,19 +247,19 @@ impl Shard {
             Layer::Norm { norm, relu, .. } => self.normalize(pass, norm, relu, &step, group),
             Layer::Pad { stride, input, output } => {
                 let (narrow, wide) = (program.shapes[input], program.shapes[output]);
-                let ([input], [output]) = self.arenas[group].borrow([step.input], [step.output]);
+                let ([input, _], [output]) = self.arenas[group].borrow(step.input.places(), [step.output]);
                 body.pad(Pad { narrow, wide, stride, input, output });
             }
             Layer::Pool { input, .. } => {
                 let shape = program.shapes[input];
-                let ([input], [output]) = self.arenas[group].borrow([step.input], [step.output]);
+                let ([input, _], [output]) = self.arenas[group].borrow(step.input.places(), [step.output]);
                 body.pool(Pool { shape, input, output });
             }
         }
         self.note(Work::Forward, Some(step.layer.output()), start);
     }
 
-    fn backward_part(&mut self, pass: Pass<'_>, (index, part): (usize, BackwardPart), group: usize) {
+    fn backward_part(&mut self, pass: Pass<'_>, (index, _): (usize, BackwardPart), group: usize) {
         let start = Instant::now();
         let (program, body) = (pass.weights.program, pass.weights.body());
         match pass.plan.backward[index] {
@@ -254,12 +268,8 @@ impl Shard {
                     self.conv_input(pass, conv, output_gradient, target, group);
                 }
             }
-            Backward::Norm { norm, input, rectifier, gradient, input_gradient } => {
-                let buffers = NormBuffers { input, rectifier, gradient, input_gradient };
-                match part {
-                    BackwardPart::NormReduce => self.normalize_reduce(pass, norm, buffers, group),
-                    _ => self.normalize_backward(pass, norm, buffers, group),
-                }
+            Backward::Norm { norm, input, rectifier, gradient } => {
+                self.normalize_reduce(pass, norm, NormBuffers { input, rectifier, gradient }, group);
             }
             Backward::Pad { stride, input, output, output_gradient, input_gradient } => {
                 let (narrow, wide) = (program.shapes[input], program.shapes[output]);
@@ -291,7 +301,8 @@ impl Shard {
             .map(|(norm, running)| &running[weights.program.norms[norm].running_mean.clone()]);
         let (channels, images) = (layer.conv.outputs, self.images_in(group));
         let first_sum = self.new_sums(bands.count * 2 * channels);
-        let ([input], [output]) = self.arenas[group].borrow([step.input], [step.output]);
+        let (places, [output]) = self.arenas[group].borrow(step.input.places(), [step.output]);
+        let input = pass.source(step.input, places, images);
         let jobs = output.par_chunks_mut(bands.len).zip(self.sums[first_sum..].par_chunks_mut(2 * channels));
         jobs.enumerate().for_each(|(index, (output, sums))| {
             kernels.conv(ConvBand {
@@ -316,7 +327,8 @@ impl Shard {
         let (body, values) = (pass.weights.body(), &pass.norms[norm]);
         let shape = pass.weights.program.norms[norm].shape;
         let (bands, images) = (Bands::new(shape, body.layout(), pass.images), self.images_in(group));
-        let reads = [step.input, step.residual.unwrap_or(step.input)];
+        let [input, _] = step.input.places();
+        let reads = [input, step.residual.unwrap_or(input)];
         let ([input, residual], [output]) = self.arenas[group].borrow(reads, [step.output]);
         let jobs = output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
         jobs.zip(residual.par_chunks(bands.len)).for_each(|((output, input), residual)| {
@@ -360,25 +372,13 @@ impl Shard {
         });
     }
 
-    fn normalize_backward(&mut self, pass: Pass<'_>, norm: usize, buffers: NormBuffers, group: usize) {
-        let body = pass.weights.body();
-        let shape = pass.weights.program.norms[norm].shape;
-        let (bands, images) = (Bands::new(shape, body.layout(), pass.images), self.images_in(group));
-        let gate = matches!(buffers.rectifier, Rectifier::OfInput).then(|| pass.norms[norm].affine());
-        let reads = [buffers.input, buffers.gradient];
-        let ([input, gradient], [output]) = self.arenas[group].borrow(reads, [buffers.input_gradient]);
-        let jobs = output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
-        jobs.zip(gradient.par_chunks(bands.len)).for_each(|((output, input), gradient)| {
-            let [a, b, c] = pass.factors;
-            body.normalize_backward(NormalizeBackward { shape, gradient, gate, input, output, a, b, c, images });
-        });
-    }
-
-    fn conv_input(&mut self, pass: Pass<'_>, conv: usize, gradient: Buffer, target: InputGradient, group: usize) {
+    fn conv_input(&mut self, pass: Pass<'_>, conv: usize, gradient: Read<Buffer>, target: InputGradient, group: usize) {
         let layer = &pass.weights.program.convs[conv];
         let kernels = pass.weights.kernels.of(layer.layout);
         let bands = Bands::new(layer.conv.input(), layer.layout, pass.images);
-        let ([input], [output]) = self.arenas[group].borrow([gradient], [target.buffer]);
+        let images = self.images_in(group);
+        let (places, [output]) = self.arenas[group].borrow(gradient.places(), [target.buffer]);
+        let input = pass.source(gradient, places, images);
         output.par_chunks_mut(bands.len).enumerate().for_each(|(index, output)| {
             kernels.conv(ConvBand {
                 gather: &layer.backward,
@@ -392,7 +392,7 @@ impl Shard {
         });
     }
 
-    fn conv_weights(&mut self, pass: Pass<'_>, conv: usize, (input, output_gradient): (Buffer, Buffer)) {
+    fn conv_weights(&mut self, pass: Pass<'_>, conv: usize, (input, output_gradient): (Read<Buffer>, Read<Buffer>)) {
         let layer = &pass.weights.program.convs[conv];
         let (kernels, conv) = (pass.weights.kernels.of(layer.layout), &layer.conv);
         let len = kernels.gradient_len(conv);
@@ -401,8 +401,13 @@ impl Shard {
         let per_set = layer.layout.weight_groups();
         let bands_a_set = conv.output().height / rows;
         let arenas = &self.arenas[..groups(self.images)];
-        let inputs: Vec<_> = arenas.iter().map(|arena| arena.read(input)).collect();
-        let gradients: Vec<_> = arenas.iter().map(|arena| arena.read(output_gradient)).collect();
+        let images = self.images;
+        let sources = |read: Read<Buffer>| -> Vec<_> {
+            let places = |group: usize| read.places().map(|place| arenas[group].read(place));
+            let source = |group| pass.source(read, places(group), images_in_group(images, group));
+            (0..arenas.len()).map(source).collect()
+        };
+        let (inputs, gradients) = (sources(input), sources(output_gradient));
         self.partial_len = arenas.len().div_ceil(per_set) * bands_a_set * len;
         if self.partials.as_slice().len() < self.partial_len {
             self.partials = Arena::new(self.partial_len);
@@ -424,7 +429,9 @@ impl Shard {
         self.bias_gradient.clear();
         if layer.bias.is_some() {
             self.bias_gradient.resize(conv.outputs, 0.0);
-            gradients.iter().for_each(|gradient| add_bias_gradient(gradient, &mut self.bias_gradient));
+            for arena in arenas {
+                add_bias_gradient(arena.read(output_gradient.places()[0]), &mut self.bias_gradient);
+            }
         }
     }
 }
@@ -447,7 +454,6 @@ struct NormBuffers {
     input: Buffer,
     rectifier: Rectifier<Buffer>,
     gradient: Buffer,
-    input_gradient: Buffer,
 }
 
 /// A group's tensor cut into bands of rows.

@@ -31,13 +31,21 @@ pub struct NormValues {
     pub scale: Vec<f32>,
     /// What is added to it then.
     pub shift: Vec<f32>,
+    /// Of the gradient by its input, once the backward pass has come that far.
+    pub factors: Factors,
 }
 
 impl NormValues {
     /// All zero.
     pub fn new(channels: usize) -> Self {
         let zeros = vec![0.0; channels];
-        Self { mean: zeros.clone(), inv_std: zeros.clone(), scale: zeros.clone(), shift: zeros }
+        Self {
+            mean: zeros.clone(),
+            inv_std: zeros.clone(),
+            scale: zeros.clone(),
+            factors: std::array::from_fn(|_| zeros.clone()),
+            shift: zeros,
+        }
     }
 
     /// Takes mean and variance from the moments of the batch, and moves the running statistics on: they
@@ -87,20 +95,18 @@ impl NormValues {
         self.shift[channel] = (f64::from(parameters[norm.bias.start + channel]) - mean * scale) as f32;
     }
 
-    /// Factors `a, b, c` of `a g + b y + c`, the gradient by the normalised value's input `y` given the
-    /// sums of `g` and of `g * normalised` (arXiv:1502.03167, section 3).
-    pub fn backward_factors(&self, weight: &[f32], sums: &[f64], count: usize) -> Factors {
-        let mut factors: Factors = std::array::from_fn(|_| vec![0.0; weight.len()]);
+    /// Works out the factors `a, b, c` of `a g + b y + c`, the gradient by the normalised value's input `y`, from
+    /// the sums of `g` and of `g * normalised` (arXiv:1502.03167, section 3).
+    pub fn use_gradient(&mut self, weight: &[f32], sums: &[f64], count: usize) {
         for channel in 0..weight.len() {
             let (mean, inv_std) = (f64::from(self.mean[channel]), f64::from(self.inv_std[channel]));
             let a = f64::from(weight[channel]) * inv_std;
             let b = -a * inv_std * sums[2 * channel + 1] / count as f64;
             let c = -a * sums[2 * channel] / count as f64 - b * mean;
-            for (factor, value) in factors.iter_mut().zip([a, b, c]) {
+            for (factor, value) in self.factors.iter_mut().zip([a, b, c]) {
                 factor[channel] = value as f32;
             }
         }
-        factors
     }
 }
 

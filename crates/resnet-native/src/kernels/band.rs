@@ -7,6 +7,37 @@ use crate::geometry::{Conv2d, Gather};
 use crate::graph::Shape;
 use crate::layout::{GROUP, Layout};
 
+/// What a convolution reads: a tensor of one group, or what batch norm makes of one, worked out on load rather
+/// than written and read again.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// As it is stored.
+    Stored(&'a [f32]),
+    /// `relu(scale * input + shift)`, zero in lanes without an image.
+    Normalized {
+        /// What the convolution before gave.
+        input: &'a [f32],
+        /// The normalisation.
+        affine: Affine<'a>,
+        /// Images in the group.
+        images: usize,
+    },
+    /// `a * gradient + b * input + c`, zero in lanes without an image: the gradient of what a convolution gave,
+    /// with `gradient` masked by the rectifier after its batch norm.
+    NormGradient {
+        /// From [`NormalizeReduce`].
+        gradient: &'a [f32],
+        /// The rectifier, where [`NormalizeReduce`] was given a [`Gate::Input`] and left `gradient` as it was.
+        gate: Option<Affine<'a>>,
+        /// What the convolution gave.
+        input: &'a [f32],
+        /// `a`, `b` and `c`, one value a channel.
+        factors: [&'a [f32]; 3],
+        /// Images in the group.
+        images: usize,
+    },
+}
+
 /// A convolution, or its gradient by its input, over a band of the rows written.
 pub struct ConvBand<'a> {
     /// What each pixel reads.
@@ -14,7 +45,7 @@ pub struct ConvBand<'a> {
     /// Rows of the whole output that `output` holds.
     pub rows: Range<usize>,
     /// Group read, of shape `gather.from`.
-    pub input: &'a [f32],
+    pub input: Source<'a>,
     /// From [`Kernels::pack_weights`].
     pub weights: &'a [f32],
     /// Rows written, of shape `gather.to`.
@@ -43,9 +74,9 @@ pub struct ConvWeightsBand<'a> {
     /// Rows of the output's gradient to sum over.
     pub rows: Range<usize>,
     /// The convolution's input in each group to sum over, at most [`Layout::weight_groups`].
-    pub inputs: &'a [&'a [f32]],
+    pub inputs: &'a [Source<'a>],
     /// The gradient of its output in the same groups.
-    pub output_gradients: &'a [&'a [f32]],
+    pub output_gradients: &'a [Source<'a>],
     /// Feature maps of the output to work on: all, where the layout does not [cut](Layout::cuts_outputs) them.
     pub outputs: Range<usize>,
     /// Replaced: `outputs` out of what [`Kernels::unpack_gradient`] takes.
@@ -104,7 +135,8 @@ pub enum Gate<'a> {
     Input(Affine<'a>),
 }
 
-/// First half of the gradient of [`Normalize`]: masks `gradient` by the rectifier and sums it.
+/// First half of the gradient of [`Normalize`]: masks `gradient` by the rectifier and sums it. The second is
+/// worked out where it is read: [`Source::NormGradient`].
 pub struct NormalizeReduce<'a> {
     /// Shape of the tensor.
     pub shape: Shape,
@@ -120,29 +152,6 @@ pub struct NormalizeReduce<'a> {
     pub inv_std: &'a [f32],
     /// Replaced by `[channel][sum of g, sum of g * (input - mean) * inv_std]`.
     pub sums: &'a mut [f64],
-}
-
-/// Second half: `output = a * gradient + b * input + c`, the gradient of what the convolution gave, with
-/// `gradient` masked by the rectifier.
-pub struct NormalizeBackward<'a> {
-    /// Shape of the tensor.
-    pub shape: Shape,
-    /// From [`NormalizeReduce`].
-    pub gradient: &'a [f32],
-    /// The rectifier, where [`NormalizeReduce`] was given a [`Gate::Input`] and left `gradient` as it was.
-    pub gate: Option<Affine<'a>>,
-    /// What the convolution gave.
-    pub input: &'a [f32],
-    /// Where the result goes; lanes without an image become zero.
-    pub output: &'a mut [f32],
-    /// One value a channel.
-    pub a: &'a [f32],
-    /// One value a channel.
-    pub b: &'a [f32],
-    /// One value a channel.
-    pub c: &'a [f32],
-    /// Images in the group.
-    pub images: usize,
 }
 
 /// An option A shortcut, or its gradient, of one group.
@@ -170,13 +179,33 @@ pub struct Pool<'a> {
     pub output: &'a mut [f32],
 }
 
+impl Source<'_> {
+    fn check(&self, shape: Shape, layout: Layout) {
+        let len = layout.group_len(shape);
+        match *self {
+            Self::Stored(values) => assert_eq!(values.len(), len),
+            Self::Normalized { input, affine, images } => {
+                assert!(input.len() == len && images <= GROUP);
+                affine.check(shape);
+            }
+            Self::NormGradient { gradient, gate, input, factors, images } => {
+                assert!(gradient.len() == len && input.len() == len && images <= GROUP);
+                assert!(factors.iter().all(|values| values.len() == shape.channels));
+                if let Some(affine) = gate {
+                    affine.check(shape);
+                }
+            }
+        }
+    }
+}
+
 impl ConvBand<'_> {
     pub(super) fn check(&self, kernels: &dyn Kernels) {
         let (gather, layout) = (self.gather, kernels.layout());
         assert!(self.rows.end <= gather.rows.len() && gather.kernel <= frame::MAX_KERNEL);
         assert_eq!(self.output.len(), self.rows.len() * layout.row_len(gather.to));
         assert_eq!(self.weights.len(), kernels.packed_len(gather));
-        assert_eq!(self.input.len(), layout.group_len(gather.from));
+        self.input.check(gather.from, layout);
         if let Some(moments) = &self.moments {
             let channels = gather.to.channels;
             assert!(moments.pivot.len() == channels && moments.sums.len() == 2 * channels);
@@ -191,8 +220,8 @@ impl ConvWeightsBand<'_> {
         assert!(layout.cuts_outputs() || self.outputs == (0..conv.outputs));
         assert!((1..=layout.weight_groups()).contains(&self.inputs.len()));
         assert_eq!(self.inputs.len(), self.output_gradients.len());
-        assert!(self.inputs.iter().all(|group| group.len() == layout.group_len(conv.input())));
-        assert!(self.output_gradients.iter().all(|group| group.len() == layout.group_len(conv.output())));
+        self.inputs.iter().for_each(|group| group.check(conv.input(), layout));
+        self.output_gradients.iter().for_each(|group| group.check(conv.output(), layout));
         let whole = kernels.gradient_len(conv);
         assert_eq!(
             self.gradient.len(),
@@ -237,16 +266,6 @@ impl NormalizeReduce<'_> {
         }
         assert!(self.mean.len() == self.shape.channels && self.inv_std.len() == self.shape.channels);
         assert_eq!(self.sums.len(), 2 * self.shape.channels);
-    }
-}
-
-impl NormalizeBackward<'_> {
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
-        check_rows(self.shape, kernels.layout(), &[self.input, self.gradient, self.output]);
-        if let Some(affine) = self.gate {
-            affine.check(self.shape);
-        }
-        assert!([self.a, self.b, self.c].iter().all(|values| values.len() == self.shape.channels));
     }
 }
 

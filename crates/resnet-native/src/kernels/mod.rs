@@ -24,7 +24,7 @@ use crate::geometry::{Conv2d, Gather};
 use crate::layout::Layout;
 
 pub use band::{
-    Affine, ConvBand, ConvWeightsBand, Gate, Images, Moments, Normalize, NormalizeBackward, NormalizeReduce, Pad, Pool,
+    Affine, ConvBand, ConvWeightsBand, Gate, Images, Moments, Normalize, NormalizeReduce, Pad, Pool, Source,
 };
 
 /// An instruction set with kernels of its own.
@@ -226,10 +226,8 @@ pub trait Kernels: Send + Sync {
     fn load_images(&self, images: Images<'_>);
     /// Batch norm with known statistics, shortcut and rectifier.
     fn normalize(&self, band: Normalize<'_>);
-    /// First pass of its gradient.
+    /// The pass over its gradient; convolutions work out the rest on load.
     fn normalize_reduce(&self, band: NormalizeReduce<'_>);
-    /// Second pass of its gradient.
-    fn normalize_backward(&self, band: NormalizeBackward<'_>);
     /// Option A shortcut.
     fn pad(&self, group: Pad<'_>);
     /// Its gradient.
@@ -350,8 +348,6 @@ macro_rules! implement_kernels {
             $crate::kernels::kernel!(normalize, Normalize, [$(#[$feature])?] normalize::<$vector>);
             $crate::kernels::kernel!(normalize_reduce, NormalizeReduce, [$(#[$feature])?]
                 normalize_reduce::<$vector>);
-            $crate::kernels::kernel!(normalize_backward, NormalizeBackward, [$(#[$feature])?]
-                normalize_backward::<$vector>);
         }
     };
 }
@@ -394,8 +390,6 @@ macro_rules! implement_tiled_kernels {
             $crate::kernels::kernel!(normalize, Normalize, [$(#[$feature])?] tiled::normalize::<$unit, $planes>);
             $crate::kernels::kernel!(normalize_reduce, NormalizeReduce, [$(#[$feature])?]
                 tiled::normalize_reduce::<$unit, $planes>);
-            $crate::kernels::kernel!(normalize_backward, NormalizeBackward, [$(#[$feature])?]
-                tiled::normalize_backward::<$unit, $planes>);
             $crate::kernels::kernel!(pad, Pad, [$(#[$feature])?] tiled::pad::<$unit, $planes>);
             $crate::kernels::kernel!(pad_backward, Pad, [$(#[$feature])?] tiled::pad_backward::<$unit, $planes>);
             $crate::kernels::kernel!(pool, Pool, [$(#[$feature])?] tiled::pool::<$unit, $planes>);

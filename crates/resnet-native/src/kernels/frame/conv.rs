@@ -1,6 +1,7 @@
 //! Convolution: a tile of output channels by output pixels stays in registers while the taps and the
 //! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
 
+use super::rows::Rows;
 use super::{MAX_KERNEL, Vector};
 use crate::geometry::{Run, Tap};
 use crate::kernels::ConvBand;
@@ -11,7 +12,7 @@ const MAX_TAPS: usize = MAX_KERNEL * MAX_KERNEL;
 
 /// Where a tap reads for the first pixel of a tile, and where its weights are; in floats.
 #[derive(Clone, Copy, Default)]
-struct Source {
+struct Place {
     input: usize,
     weights: usize,
 }
@@ -25,12 +26,14 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
     let gather = band.gather;
     let (in_channels, out_channels) = (gather.from.channels, gather.to.channels);
     let pixel = in_channels * GROUP;
+    // SAFETY: rows read lie inside the input.
+    let rows = unsafe { Rows::new::<V>(band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel) };
     let block_len = gather.kernel * gather.kernel * in_channels * K;
     let images = band.moments.as_ref().map_or(GROUP, |moments| moments.images);
     let mut moments = band.moments;
     for first in (0..out_channels).step_by(K) {
         let mut tile = Tile::<V, K> {
-            input: band.input.as_ptr(),
+            input: rows.group(),
             in_channels,
             // SAFETY: packed weights hold a block for every `K` channels.
             weights: unsafe { band.weights.as_ptr().add(first / K * block_len) },
@@ -48,10 +51,10 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
         }
         for (index, row) in band.rows.clone().enumerate() {
             for run in &gather.columns {
-                let mut sources = [Source::default(); MAX_TAPS];
+                let mut places = [Place::default(); MAX_TAPS];
                 let count =
-                    list_sources(&gather.rows[row], run, gather.kernel, gather.from.width, pixel, K, &mut sources);
-                let sources = &sources[..count];
+                    list_places(&gather.rows[row], run, gather.kernel, gather.from.width, pixel, K, &mut places);
+                let places = &places[..count];
                 let mut done = 0;
                 while done < run.count {
                     let pixels = P.min(run.count - done);
@@ -61,13 +64,13 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
                         input_step: run.from_step * pixel,
                         output_step: run.step * out_channels * GROUP,
                     };
-                    // SAFETY: the pixel lies inside the output; `list_sources` gives taps inside the input.
+                    // SAFETY: the pixel lies inside the output; `list_places` gives taps inside the input.
                     unsafe {
                         let output = band.output.as_mut_ptr().add(at);
                         match pixels {
-                            1 => tile.run::<1>(sources, steps, output),
-                            2 => tile.run::<2>(sources, steps, output),
-                            3 => tile.run::<3>(sources, steps, output),
+                            1 => tile.run::<1>(places, steps, output),
+                            2 => tile.run::<2>(places, steps, output),
+                            3 => tile.run::<3>(places, steps, output),
                             _ => unreachable!("tiles are at most three pixels wide"),
                         }
                     }
@@ -87,19 +90,19 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
 
 /// Lists where the taps of a row and a run read; returns how many there are.
 #[inline(always)]
-fn list_sources(
+fn list_places(
     rows: &[Tap],
     run: &Run,
     kernel: usize,
     from_width: usize,
     pixel: usize,
     block: usize,
-    sources: &mut [Source; MAX_TAPS],
+    places: &mut [Place; MAX_TAPS],
 ) -> usize {
     let mut count = 0;
     for row in rows {
         for column in &run.taps {
-            sources[count] = Source {
+            places[count] = Place {
                 input: (row.from * from_width + column.from) * pixel,
                 weights: (row.kernel * kernel + column.kernel) * (pixel / GROUP) * block,
             };
@@ -112,7 +115,7 @@ fn list_sources(
 /// Distances in floats between the pixels of a tile.
 #[derive(Clone, Copy)]
 struct Steps {
-    /// From the sources to the first pixel.
+    /// From the places to the first pixel.
     input: usize,
     input_step: usize,
     output_step: usize,
@@ -137,13 +140,13 @@ impl<V: Vector, const K: usize> Tile<V, K> {
     /// Computes `P` pixels.
     ///
     /// # Safety
-    /// The sources, moved by the steps, lie inside the input, and the pixels inside the output.
+    /// The places, moved by the steps, lie inside the input, and the pixels inside the output.
     #[inline(always)]
-    unsafe fn run<const P: usize>(&mut self, sources: &[Source], steps: Steps, output: *mut f32) {
+    unsafe fn run<const P: usize>(&mut self, places: &[Place], steps: Steps, output: *mut f32) {
         for part in (0..GROUP).step_by(V::LANES) {
             // SAFETY: passed on from the caller.
             unsafe {
-                let accumulators = self.multiply::<P>(sources, steps, part);
+                let accumulators = self.multiply::<P>(places, steps, part);
                 self.store::<P>(&accumulators, part, output.add(part), steps.output_step);
             }
         }
@@ -152,13 +155,13 @@ impl<V: Vector, const K: usize> Tile<V, K> {
     /// # Safety
     /// As for [`run`](Self::run).
     #[inline(always)]
-    unsafe fn multiply<const P: usize>(&self, sources: &[Source], steps: Steps, part: usize) -> [[V; P]; K] {
+    unsafe fn multiply<const P: usize>(&self, places: &[Place], steps: Steps, part: usize) -> [[V; P]; K] {
         // SAFETY: passed on from the caller; packed weights hold `K` values for each tap and channel.
         unsafe {
             let mut accumulators = [[V::splat(0.0); P]; K];
-            for source in sources {
-                let mut input = self.input.add(source.input + steps.input + part);
-                let mut weights = self.weights.add(source.weights);
+            for place in places {
+                let mut input = self.input.add(place.input + steps.input + part);
+                let mut weights = self.weights.add(place.weights);
                 for _ in 0..self.in_channels {
                     let mut pixels = [V::splat(0.0); P];
                     for p in 0..P {

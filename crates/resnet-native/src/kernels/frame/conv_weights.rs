@@ -2,8 +2,9 @@
 //! columns stays in registers while the pixels go by; lanes are summed at the end of the band.
 
 use super::Vector;
+use super::rows::Rows;
 use crate::kernels::ConvWeightsBand;
-use crate::layout::GROUP;
+use crate::layout::{GROUP, Layout};
 
 /// Kernel columns of a tile.
 const COLUMNS: usize = 3;
@@ -33,13 +34,21 @@ pub unsafe fn conv_weights<V: Vector, const K: usize, const C: usize>(band: Conv
 unsafe fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(band: ConvWeightsBand<'_>) {
     let (kernel, inputs) = (band.conv.horizontal.kernel, band.conv.inputs);
     let gradient = band.gradient.as_mut_ptr();
+    let (input_row, output_row) =
+        (Layout::Interleaved.row_len(band.conv.input()), Layout::Interleaved.row_len(band.conv.output()));
+    // SAFETY: rows lie inside both tensors.
+    let (input_rows, output_rows) = unsafe {
+        let input_rows = Rows::new::<V>(band.inputs[0], band.conv.rows_read(band.rows.clone()), input_row);
+        (input_rows, Rows::new::<V>(band.output_gradients[0], band.rows.clone(), output_row))
+    };
+    let groups = (input_rows.group(), output_rows.group());
     for row in 0..kernel {
         for column in (0..kernel).step_by(X) {
             for input in (0..inputs).step_by(C) {
                 for output in band.outputs.clone().step_by(K) {
                     // SAFETY: passed on from the caller; only channels and columns that exist are written.
                     unsafe {
-                        let sums = tile::<V, K, C, X>(&band, row, column, input, output);
+                        let sums = tile::<V, K, C, X>(&band, groups, row, column, input, output);
                         for k in 0..K.min(band.outputs.end - output) {
                             for c in 0..C.min(inputs - input) {
                                 for x in 0..X.min(kernel - column) {
@@ -63,6 +72,7 @@ unsafe fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(band:
 #[inline(always)]
 unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
     band: &ConvWeightsBand<'_>,
+    (input_group, gradient_group): (*const f32, *const f32),
     row: usize,
     column: usize,
     input: usize,
@@ -79,7 +89,6 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
         outputs[k] = (output + k).min(out_channels - 1) * GROUP;
     }
     let (pixel, output_pixel) = (in_channels * GROUP, out_channels * GROUP);
-    let (input, output_gradient) = (band.inputs[0].as_ptr(), band.output_gradients[0].as_ptr());
     // SAFETY: rows and columns are kept inside both images.
     unsafe {
         let mut sums = [[[V::splat(0.0); X]; C]; K];
@@ -88,8 +97,8 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
             if from >= vertical.input {
                 continue;
             }
-            let input_row = input.add(from * horizontal.input * pixel);
-            let gradient_row = output_gradient.add(y * horizontal.output * output_pixel);
+            let input_row = input_group.add(from * horizontal.input * pixel);
+            let gradient_row = gradient_group.add(y * horizontal.output * output_pixel);
             for x in 0..horizontal.output {
                 let gradient = gradient_row.add(x * output_pixel);
                 let first = x * horizontal.stride + column;

@@ -12,13 +12,14 @@ mod conv;
 mod conv_weights;
 mod normalize;
 mod resample;
+mod rows;
 mod spin;
 pub mod tiled;
 mod weights;
 
 pub use conv::conv;
 pub use conv_weights::conv_weights;
-pub use normalize::{normalize, normalize_backward, normalize_reduce};
+pub use normalize::{normalize, normalize_reduce};
 pub use resample::{pad, pad_backward, pool, pool_backward};
 pub use spin::spin;
 pub use weights::{pack_weights, packed_len};

@@ -1,7 +1,7 @@
 //! Batch norm's passes over memory, with the shortcut and the rectifier taken along.
 
 use super::Vector;
-use crate::kernels::{Affine, Gate, Normalize, NormalizeBackward, NormalizeReduce};
+use crate::kernels::{Affine, Gate, Normalize, NormalizeReduce};
 use crate::layout::{GROUP, lane_mask};
 
 /// `output = relu(scale * input + shift + residual)`.
@@ -40,7 +40,7 @@ pub unsafe fn normalize<V: Vector>(band: Normalize<'_>) {
 /// # Safety
 /// The channel exists.
 #[inline(always)]
-unsafe fn apply<V: Vector>(affine: Affine<'_>, input: V, channel: usize) -> V {
+pub unsafe fn apply<V: Vector>(affine: Affine<'_>, input: V, channel: usize) -> V {
     // SAFETY: passed on from the caller.
     unsafe {
         let shift = V::splat(*affine.shift.get_unchecked(channel));
@@ -95,37 +95,6 @@ pub unsafe fn normalize_reduce<V: Vector>(band: NormalizeReduce<'_>) {
                 for (sums, total) in sums.iter().zip(band.sums[2 * first..].chunks_exact_mut(2)).take(count) {
                     total[0] += f64::from(sums[0].sum());
                     total[1] += f64::from(sums[1].sum());
-                }
-            }
-        }
-    }
-}
-
-/// `output = a * gradient + b * input + c`.
-///
-/// # Safety
-/// See the [module](super).
-#[inline(always)]
-pub unsafe fn normalize_backward<V: Vector>(band: NormalizeBackward<'_>) {
-    let channels = band.a.len();
-    let mask = lane_mask(band.images);
-    let pixels = band.input.len() / (channels * GROUP);
-    for pixel in 0..pixels {
-        for channel in 0..channels {
-            for part in (0..GROUP).step_by(V::LANES) {
-                let at = (pixel * channels + channel) * GROUP + part;
-                // SAFETY: `at` lies inside all slices, which are of one length.
-                unsafe {
-                    let a = V::splat(*band.a.get_unchecked(channel));
-                    let b = V::splat(*band.b.get_unchecked(channel));
-                    let c = V::splat(*band.c.get_unchecked(channel));
-                    let input = V::load(band.input.as_ptr().add(at));
-                    let mut g = V::load(band.gradient.as_ptr().add(at));
-                    if let Some(affine) = band.gate {
-                        g = g.where_positive(apply(affine, input, channel));
-                    }
-                    let value = g.mul_add(a, input.mul_add(b, c));
-                    value.mul(V::load(mask.as_ptr().add(part))).store(band.output.as_mut_ptr().add(at));
                 }
             }
         }

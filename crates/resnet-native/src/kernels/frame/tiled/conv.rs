@@ -1,11 +1,17 @@
 //! Convolution on tiles: the sums of two columns of tiles, both halves of each, stay in four registers
 //! while the taps and the channels read go by.
 
+use std::ops::Range;
+
+use super::rows::Rows;
 use super::weights::chunk_len;
-use super::{Tile, TileUnit, Vector, ZERO, load, padded, plane_products, store};
-use crate::geometry::Term;
+use super::{SCRATCH, Tile, TileUnit, Vector, ZERO, load, padded, plane_products, store};
+use crate::geometry::{Gather, Term};
 use crate::kernels::{ConvBand, Moments};
-use crate::layout::{HALF, TILE, Tiling};
+use crate::layout::{HALF, TILE, Tiling, stored_tile};
+
+/// Tiles of prepared rows that should be kept at a time: they share the second-level cache with the weights.
+const PREPARED_TILES: usize = 256;
 
 /// Tiles that are summed in single precision before the sums move on to double.
 const TILES_PER_FLUSH: usize = 16;
@@ -17,71 +23,122 @@ const TILES_PER_FLUSH: usize = 16;
 #[inline(always)]
 pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
     let gather = band.gather;
-    let (read, written) = (Tiling::new(gather.from), Tiling::new(gather.to));
-    let chunk_len = chunk_len(gather, PLANES);
+    let (rows_at_once, kept) = rows_at_once::<PLANES>(gather, band.rows.clone());
+    let mut scratch = SCRATCH.take();
+    let ring_len = Rows::<PLANES>::scratch_len(&band.input, gather.from, kept);
+    scratch.resize(scratch.len().max(ring_len), Tile::ZERO);
+    let written = Tiling::new(gather.to);
     let mut pass = Pass::<U, PLANES> {
         // SAFETY: passed on from the caller.
         unit: unsafe { U::new() },
-        input: band.input.as_ptr(),
-        read,
+        gather,
+        read: Tiling::new(gather.from),
+        written,
+        rows: Rows::new(band.input, gather.from, kept, &mut scratch[..ring_len]),
+        weights: band.weights,
         sums: [Tile::ZERO; 4],
+        moments: band.moments.map(|moments| BatchMoments::new(moments, written)),
         accumulate: band.accumulate,
     };
-    let mut moments = band.moments.map(|moments| BatchMoments::new(moments, written));
-    // Block by block, so that the weights of one stay in the first-level cache from row to row.
-    for block in 0..written.blocks {
+    let mut prepared = 0;
+    let rows_written = band.rows.clone().step_by(rows_at_once);
+    let row_len = written.row_tiles() * stored_tile(PLANES);
+    for (first, output) in rows_written.zip(band.output.chunks_mut(rows_at_once * row_len)) {
+        let rows = first..band.rows.end.min(first + rows_at_once);
+        let read = gather.rows_read(rows.clone());
+        for row in prepared.max(read.start)..read.end {
+            // SAFETY: rows read lie inside the input.
+            unsafe { pass.rows.prepare::<U>(row) };
+        }
+        prepared = prepared.max(read.end);
+        // Block by block, so that the weights of one stay in the first-level cache from row to row.
+        for block in 0..written.blocks {
+            // SAFETY: the rows are prepared and `output` holds the rows written.
+            unsafe { pass.block(block, rows.clone(), output) };
+        }
+    }
+    if let Some(moments) = pass.moments.take() {
+        moments.finish();
+    }
+    drop(pass);
+    SCRATCH.set(scratch);
+}
+
+/// How many rows to write at a time, and how many of those read to keep for that.
+fn rows_at_once<const PLANES: usize>(gather: &Gather, rows: Range<usize>) -> (usize, usize) {
+    let row_tiles = Tiling::new(gather.from).row_tiles() * PLANES;
+    let mut count = rows.len().max(1);
+    loop {
+        let parts = rows.clone().step_by(count).map(|first| gather.rows_read(first..rows.end.min(first + count)).len());
+        let kept = parts.max().unwrap_or(0).max(1).next_power_of_two();
+        if count == 1 || kept * row_tiles <= PREPARED_TILES {
+            return (count, kept);
+        }
+        count = count.div_ceil(2);
+    }
+}
+
+/// The matrix unit and what it works on.
+struct Pass<'a, U, const PLANES: usize> {
+    unit: U,
+    gather: &'a Gather,
+    /// How the input is cut into tiles.
+    read: Tiling,
+    /// How the output is.
+    written: Tiling,
+    rows: Rows<'a, PLANES>,
+    weights: &'a [f32],
+    /// Sums of two columns, `[column][half]`.
+    sums: [Tile; 4],
+    moments: Option<BatchMoments<'a>>,
+    accumulate: bool,
+}
+
+impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
+    /// Computes a block of channels of some rows.
+    ///
+    /// # Safety
+    /// What they read is prepared and `output` holds them.
+    #[inline(always)]
+    unsafe fn block(&mut self, block: usize, rows: Range<usize>, output: &mut [f32]) {
+        let (gather, written) = (self.gather, self.written);
         let chunks = if written.pixels == 2 { [0, 0] } else { [2 * block, 2 * block + 1] };
-        // SAFETY: packed weights hold every chunk.
-        let weights = chunks.map(|chunk| unsafe { band.weights.as_ptr().add(chunk * chunk_len) });
-        for (row, terms) in gather.terms[band.rows.clone()].iter().enumerate() {
+        let chunk_len = chunk_len(gather, PLANES);
+        let weights = chunks.map(|chunk| self.weights.as_ptr().wrapping_add(chunk * chunk_len));
+        for (row, terms) in gather.terms[rows].iter().enumerate() {
             for (run, terms) in gather.tiles.columns.iter().zip(terms) {
                 for first in (0..run.count).step_by(2) {
                     let columns = 2.min(run.count - first);
                     let from = (first * run.from_step) as isize;
-                    // SAFETY: columns lie inside rows, taps inside the input.
+                    // SAFETY: passed on from the caller; columns lie inside rows, taps inside the input.
                     unsafe {
                         if columns == 2 {
-                            pass.multiply::<true>(terms, [from, from + run.from_step as isize], weights);
+                            self.multiply::<true>(terms, [from, from + run.from_step as isize], weights);
                         } else {
-                            pass.multiply::<false>(terms, [from; 2], weights);
+                            self.multiply::<false>(terms, [from; 2], weights);
                         }
                         for which in 0..columns {
                             let column = run.start + (first + which) * run.step;
-                            let halves = if (column + 1) * written.pixels > gather.to.width { 1 } else { 2 };
+                            let halves = written.halves(column);
                             let tile = (row * written.columns + column) * written.blocks + block;
-                            pass.store(which, halves, band.output.as_mut_ptr().add(tile * PLANES * TILE));
-                            if let Some(moments) = &mut moments {
-                                moments.add::<U::Vector>(pass.halves(which), chunks, halves);
+                            self.store(which, halves, output.as_mut_ptr().add(tile * stored_tile(PLANES)));
+                            let sums = self.halves(which);
+                            if let Some(moments) = &mut self.moments {
+                                moments.add::<U::Vector>(sums, chunks, halves);
                             }
                         }
                     }
                 }
             }
-            if let Some(moments) = &mut moments {
+            if let Some(moments) = &mut self.moments {
                 moments.end_row(block);
             }
         }
-        if let Some(moments) = &mut moments {
+        if let Some(moments) = &mut self.moments {
             moments.flush(block);
         }
     }
-    if let Some(moments) = moments {
-        moments.finish();
-    }
-}
 
-/// The matrix unit and what it works on.
-struct Pass<U, const PLANES: usize> {
-    unit: U,
-    input: *const f32,
-    /// How the input is cut into tiles.
-    read: Tiling,
-    /// Sums of two columns, `[column][half]`.
-    sums: [Tile; 4],
-    accumulate: bool,
-}
-
-impl<U: TileUnit, const PLANES: usize> Pass<U, PLANES> {
     /// Sums up one column of tiles, or two.
     ///
     /// # Safety
@@ -99,7 +156,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<U, PLANES> {
                 unit.zero::<3>();
             }
             for term in terms {
-                let row = self.input.add(term.row * PLANES * TILE);
+                let row = self.rows.row(term.row);
                 let tiles = columns.map(|column| tile_at::<PLANES>(row, term.column + column, self.read));
                 let weights = [0, 1].map(|half| term.weights[half].map(|at| weights[half].add(at * PLANES * TILE)));
                 for block in 0..blocks {

@@ -4,8 +4,11 @@
 
 use std::ops::Range;
 
+use super::rows::Rows;
 use super::{SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products};
-use crate::kernels::ConvWeightsBand;
+use crate::geometry::Conv2d;
+use crate::graph::Shape;
+use crate::kernels::{ConvWeightsBand, Source};
 use crate::layout::{TILE, Tiling};
 
 /// Columns of pixels, over whole rows, that the sums stay in registers for.
@@ -29,19 +32,31 @@ pub unsafe fn conv_weights<U: TileUnit, const PLANES: usize>(band: ConvWeightsBa
     band.gradient.fill(0.0);
     let gradient = band.gradient.as_mut_ptr();
     let mut scratch = SCRATCH.take();
-    scratch.resize(scratch.len().max(inputs_kept * input_row + rows_at_once * output_row), Tile::ZERO);
-    let (inputs, outputs) = scratch.split_at_mut(inputs_kept * input_row);
-    // SAFETY: passed on from the caller.
-    let unit = unsafe { U::new() };
-    let mut pass = Pass::<U, PLANES> { unit, band: &band, input, output, inputs_kept, inputs, outputs };
-    let mut prepared = (band.rows.start * vertical.stride).saturating_sub(vertical.padding);
+    let own = inputs_kept * input_row + rows_at_once * output_row;
+    let rings = ring_len::<PLANES>(band.inputs, band.conv.input())
+        + ring_len::<PLANES>(band.output_gradients, band.conv.output());
+    scratch.resize(scratch.len().max(own + rings), Tile::ZERO);
+    let (inputs, rest) = scratch.split_at_mut(inputs_kept * input_row);
+    let (outputs, mut rest) = rest.split_at_mut(rows_at_once * output_row);
+    let mut pass = Pass::<U, PLANES> {
+        // SAFETY: passed on from the caller.
+        unit: unsafe { U::new() },
+        conv: band.conv,
+        input_rows: rows(band.inputs, band.conv.input(), &mut rest),
+        gradient_rows: rows(band.output_gradients, band.conv.output(), &mut rest),
+        input,
+        output,
+        inputs_kept,
+        inputs,
+        outputs,
+    };
+    let mut prepared = 0;
     for first in band.rows.clone().step_by(rows_at_once) {
         let rows = first..band.rows.end.min(first + rows_at_once);
-        let needed = ((rows.end - 1) * vertical.stride + vertical.kernel).saturating_sub(vertical.padding);
-        let needed = needed.min(vertical.input);
+        let read = band.conv.rows_read(rows.clone());
         // SAFETY: rows lie inside the band's tensors; scratch has room for them.
         unsafe {
-            for row in prepared..needed {
+            for row in prepared.max(read.start)..read.end {
                 pass.prepare_input(row);
             }
             for (slot, row) in rows.clone().enumerate() {
@@ -49,15 +64,38 @@ pub unsafe fn conv_weights<U: TileUnit, const PLANES: usize>(band: ConvWeightsBa
             }
             pass.add_rows(rows, gradient);
         }
-        prepared = prepared.max(needed);
+        prepared = prepared.max(read.end);
     }
     drop(pass);
     SCRATCH.set(scratch);
 }
 
+/// Tiles that a row of each of some groups takes.
+fn ring_len<const PLANES: usize>(groups: &[Source<'_>], shape: Shape) -> usize {
+    groups.iter().map(|group| Rows::<PLANES>::scratch_len(group, shape, 1)).sum()
+}
+
+/// The rows of some groups, prepared one at a time in tiles taken from `scratch`.
+fn rows<'a, const PLANES: usize>(
+    groups: &[Source<'a>],
+    shape: Shape,
+    scratch: &mut &'a mut [Tile],
+) -> Vec<Rows<'a, PLANES>> {
+    let new = |group: &Source<'a>| {
+        let (ring, rest) = std::mem::take(scratch).split_at_mut(Rows::<PLANES>::scratch_len(group, shape, 1));
+        *scratch = rest;
+        Rows::new(*group, shape, 1, ring)
+    };
+    groups.iter().map(new).collect()
+}
+
 struct Pass<'a, U, const PLANES: usize> {
     unit: U,
-    band: &'a ConvWeightsBand<'a>,
+    conv: &'a Conv2d,
+    /// The input in each group.
+    input_rows: Vec<Rows<'a, PLANES>>,
+    /// The gradient of the output in each group.
+    gradient_rows: Vec<Rows<'a, PLANES>>,
     input: Tiling,
     output: Tiling,
     /// Rows of the input that `inputs` has room for.
@@ -90,14 +128,17 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// The row lies inside the input.
     #[inline(always)]
     unsafe fn prepare_input(&mut self, row: usize) {
-        let (tiling, width) = (self.input, self.band.conv.horizontal.input);
+        let (tiling, width) = (self.input, self.conv.horizontal.input);
         let slot = row % self.inputs_kept * width * tiling.chunks();
         let mut zipped = [Tile::ZERO; 2];
+        for group in &mut self.input_rows {
+            // SAFETY: passed on from the caller.
+            unsafe { group.prepare::<U>(row) };
+        }
         for (tile, plane) in planes::<PLANES>(tiling.row_tiles()) {
             // SAFETY: passed on from the caller.
             unsafe {
-                let at = (row * tiling.row_tiles() + tile) * PLANES + plane;
-                let groups = groups(self.band.inputs, at * TILE);
+                let groups = groups(&self.input_rows, row, tile * PLANES + plane);
                 let [low, high] = &mut zipped;
                 zip::<U::Vector>(groups, [low.as_mut_ptr(), high.as_mut_ptr()]);
             }
@@ -115,9 +156,13 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// The row lies inside the output.
     #[inline(always)]
     unsafe fn prepare_output(&mut self, row: usize, slot: usize) {
-        let (tiling, width) = (self.output, self.band.conv.horizontal.output);
+        let (tiling, width) = (self.output, self.conv.horizontal.output);
         let slot = slot * width * tiling.chunks();
         let mut unused = Tile::ZERO;
+        for group in &mut self.gradient_rows {
+            // SAFETY: passed on from the caller.
+            unsafe { group.prepare::<U>(row) };
+        }
         for (tile, plane) in planes::<PLANES>(tiling.row_tiles()) {
             let halves = [0, 1].map(|half| match place(tiling, tile, half, width) {
                 Some(at) => self.outputs[(slot + at) * PLANES + plane].as_mut_ptr(),
@@ -125,8 +170,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             });
             // SAFETY: passed on from the caller.
             unsafe {
-                let at = (row * tiling.row_tiles() + tile) * PLANES + plane;
-                zip::<U::Vector>(groups(self.band.output_gradients, at * TILE), halves);
+                zip::<U::Vector>(groups(&self.gradient_rows, row, tile * PLANES + plane), halves);
             }
         }
     }
@@ -137,7 +181,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// The rows are prepared.
     #[inline(always)]
     unsafe fn add_rows(&mut self, rows: Range<usize>, gradient: *mut f32) {
-        let horizontal = self.band.conv.horizontal;
+        let horizontal = self.conv.horizontal;
         let (inputs, outputs) = (self.input.chunks(), self.output.chunks());
         for row in 0..horizontal.kernel {
             let mut column = 0;
@@ -170,7 +214,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// They exist.
     #[inline(always)]
     unsafe fn sums(&self, gradient: *mut f32, job: Job, [column, input, output]: [usize; 3]) -> *mut f32 {
-        let tap = job.row * self.band.conv.horizontal.kernel + job.column + column;
+        let tap = job.row * self.conv.horizontal.kernel + job.column + column;
         let chunk = (tap * self.input.chunks() + job.input + input) * self.output.chunks() + job.output + output;
         // SAFETY: passed on from the caller.
         unsafe { gradient.add(chunk * TILE) }
@@ -180,7 +224,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// the border.
     #[inline(always)]
     fn rows_of(&self, job: Job, y: usize, slot: usize) -> Option<(*const Tile, *const Tile)> {
-        let (vertical, horizontal) = (self.band.conv.vertical, self.band.conv.horizontal);
+        let (vertical, horizontal) = (self.conv.vertical, self.conv.horizontal);
         let (inputs, outputs) = (self.input.chunks(), self.output.chunks());
         let from = (y * vertical.stride + job.row).checked_sub(vertical.padding).filter(|&y| y < vertical.input)?;
         let input = from % self.inputs_kept * horizontal.input * inputs + job.input;
@@ -221,7 +265,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// The rows are prepared.
     #[inline(always)]
     unsafe fn slide_along(&mut self, column: usize, input: *const Tile, output: *const Tile) {
-        let horizontal = self.band.conv.horizontal;
+        let horizontal = self.conv.horizontal;
         let (inputs, outputs) = (self.input.chunks() * PLANES, self.output.chunks() * PLANES);
         let tile = |x: usize| {
             let column = (x + column).wrapping_sub(horizontal.padding);
@@ -291,7 +335,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         input: *const Tile,
         output: *const Tile,
     ) {
-        let horizontal = self.band.conv.horizontal;
+        let horizontal = self.conv.horizontal;
         let (inputs, outputs) = (self.input.chunks() * PLANES, self.output.chunks() * PLANES);
         let unit = &mut self.unit;
         for x in 0..horizontal.output {
@@ -357,17 +401,11 @@ struct Job {
     output: usize,
 }
 
-/// A tile of each of two groups; null for one that does not exist.
-///
-/// # Safety
-/// `at` lies inside a group.
+/// A tile of a row of each of two groups; null for one that does not exist.
 #[inline(always)]
-unsafe fn groups(groups: &[&[f32]], at: usize) -> [*const f32; 2] {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let second = if groups.len() == 2 { groups[1].as_ptr().add(at) } else { std::ptr::null() };
-        [groups[0].as_ptr().add(at), second]
-    }
+fn groups<const PLANES: usize>(groups: &[Rows<'_, PLANES>], row: usize, tile: usize) -> [*const f32; 2] {
+    let at = |rows: &Rows<'_, PLANES>| rows.row(row).wrapping_add(tile * TILE);
+    [at(&groups[0]), groups.get(1).map_or(std::ptr::null(), at)]
 }
 
 /// Where a half of a row's tile belongs in `[x][chunk]`; nowhere if its pixel does not exist.

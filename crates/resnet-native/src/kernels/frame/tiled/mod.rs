@@ -1,11 +1,13 @@
 //! The algorithms on tiles of bf16 (see `layout`), generic over what multiplies tiles and over the number of
 //! planes that a value is the sum of.
 
+mod channels;
 mod conv;
 mod conv_weights;
 mod normalize;
 mod patches;
 mod resample;
+mod rows;
 mod software;
 mod spin;
 mod weights;
@@ -15,7 +17,7 @@ use crate::layout::{HALF, MAX_PLANES, TILE};
 
 pub use conv::conv;
 pub use conv_weights::conv_weights;
-pub use normalize::{normalize, normalize_backward, normalize_reduce};
+pub use normalize::{normalize, normalize_reduce};
 pub use patches::load_images;
 pub use resample::{pad, pad_backward, pool, pool_backward};
 pub use software::Software;
@@ -58,29 +60,39 @@ const fn plane_products(planes: usize) -> &'static [(usize, usize)] {
 /// The values of a tile's two halves for some of their channels.
 type Pair<V> = (V, V);
 
-/// Adds up the planes of part of a tile's row.
+/// Loads part of a row of both halves of a stored tile.
 ///
 /// # Safety
-/// `from` is valid for a vector in each plane of its tile.
+/// `from` is valid for a vector in each half of the tile.
 #[inline(always)]
 unsafe fn load<V: Vector, const PLANES: usize>(from: *const f32) -> Pair<V> {
     // SAFETY: passed on from the caller.
+    unsafe { if PLANES == 1 { V::load(from).widen() } else { (V::load(from), V::load(from.add(TILE))) } }
+}
+
+/// The reverse of [`load`].
+///
+/// # Safety
+/// `to` is valid for a vector in each half of the tile.
+#[inline(always)]
+unsafe fn store<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *mut f32) {
+    // SAFETY: passed on from the caller.
     unsafe {
-        let mut value = V::load(from).widen();
-        for plane in 1..PLANES {
-            let rest = V::load(from.add(plane * TILE)).widen();
-            value = (value.0.add(rest.0), value.1.add(rest.1));
+        if PLANES == 1 {
+            U::narrow(value.0, value.1).store(to);
+        } else {
+            value.0.store(to);
+            value.1.store(to.add(TILE));
         }
-        value
     }
 }
 
-/// Splits values into the planes of part of a tile's row.
+/// Splits values into the planes that they are multiplied in.
 ///
 /// # Safety
-/// `to` is valid for a vector in each plane of its tile.
+/// `to` is valid for a vector in each plane of the tile.
 #[inline(always)]
-unsafe fn store<U: TileUnit, const PLANES: usize>(mut value: Pair<U::Vector>, to: *mut f32) {
+unsafe fn store_planes<U: TileUnit, const PLANES: usize>(mut value: Pair<U::Vector>, to: *mut f32) {
     // SAFETY: passed on from the caller.
     unsafe {
         for plane in 0..PLANES {

@@ -4,7 +4,7 @@
 use super::{Tile, TileUnit, Vector, store};
 use crate::geometry::Conv2d;
 use crate::kernels::Images;
-use crate::layout::{GROUP, HALF, TILE, Tiling};
+use crate::layout::{GROUP, HALF, TILE, Tiling, stored_tile};
 
 /// Stores up to 16 images as patches: channel `(c * kernel + row) * kernel + column` of a pixel is what
 /// that tap of the convolution reads for it.
@@ -15,7 +15,7 @@ use crate::layout::{GROUP, HALF, TILE, Tiling};
 pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) {
     let Images { images, conv, group } = images;
     let tiling = Tiling::new(conv.patches());
-    let row_len = tiling.row_tiles() * PLANES * TILE;
+    let row_len = tiling.row_tiles() * stored_tile(PLANES);
     let images: Vec<_> = images.chunks_exact(conv.input().len()).map(|image| Bordered::new(conv, image)).collect();
     for (y, row) in group.chunks_exact_mut(row_len).enumerate() {
         for first in (0..tiling.columns).step_by(GROUP) {
@@ -23,10 +23,10 @@ pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) 
                 for (lane, image) in images.iter().enumerate() {
                     // SAFETY: passed on from the caller.
                     let tiles = unsafe { tile_rows::<U, PLANES>(image, tiling, y, first, block) };
-                    for (plane, tile) in tiles.iter().enumerate() {
+                    for (part, tile) in tiles.iter().enumerate().take(stored_tile(PLANES) / TILE) {
                         for (column, words) in (first..tiling.columns).zip(tile.0.chunks_exact(HALF)) {
-                            let tile = (column * tiling.blocks + block) * PLANES + plane;
-                            row[tile * TILE + lane * HALF..][..HALF].copy_from_slice(words);
+                            let to = (column * tiling.blocks + block) * stored_tile(PLANES) + part * TILE;
+                            row[to + lane * HALF..][..HALF].copy_from_slice(words);
                         }
                     }
                 }
@@ -38,7 +38,8 @@ pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) 
     }
 }
 
-/// One image's rows of the tiles of 16 columns from `first`, plane by plane.
+/// One image's rows of the tiles of 16 columns from `first`: of the tiles as they are stored in bf16, or of the
+/// first and of the second halves in single precision.
 ///
 /// # Safety
 /// See the [module](super::super).
@@ -49,8 +50,8 @@ unsafe fn tile_rows<U: TileUnit, const PLANES: usize>(
     y: usize,
     first: usize,
     block: usize,
-) -> [Tile; PLANES] {
-    let mut by_tap = [Tile::ZERO; PLANES];
+) -> [Tile; 2] {
+    let mut by_tap = [Tile::ZERO; 2];
     for i in 0..HALF {
         let mut halves = [[0.0; GROUP]; 2];
         for (half, values) in halves.iter_mut().enumerate() {
@@ -69,8 +70,8 @@ unsafe fn tile_rows<U: TileUnit, const PLANES: usize>(
             }
         }
     }
-    let mut rows = [Tile::ZERO; PLANES];
-    for (by_tap, rows) in by_tap.iter().zip(&mut rows) {
+    let mut rows = [Tile::ZERO; 2];
+    for (by_tap, rows) in by_tap.iter().zip(&mut rows).take(stored_tile(PLANES) / TILE) {
         // SAFETY: two whole tiles.
         unsafe { U::Vector::transpose(by_tap.as_ptr(), rows.as_mut_ptr()) };
     }

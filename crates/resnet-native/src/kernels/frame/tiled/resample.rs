@@ -2,7 +2,7 @@
 
 use super::{TileUnit, Vector, load, store};
 use crate::kernels::{Pad, Pool};
-use crate::layout::{GROUP, HALF, TILE, Tiling};
+use crate::layout::{GROUP, HALF, Tiling, stored_tile};
 
 /// Keeps every `stride`-th pixel and puts zero channels on both sides.
 ///
@@ -104,15 +104,15 @@ struct Pixel<const PLANES: usize> {
 
 impl<const PLANES: usize> Pixel<PLANES> {
     fn new(tiling: Tiling, pixel: usize) -> Self {
-        let (word, half) = tiling.word(PLANES, pixel, 0, 0);
-        Self { word, half, chunks: tiling.chunks() }
+        let (tile, word, half) = tiling.place(pixel, 0, 0);
+        Self { word: tile * stored_tile(PLANES) + word, half, chunks: tiling.chunks() }
     }
 
     /// Place and half of each chunk of channels of an image.
     #[inline(always)]
     fn chunks(&self, image: usize) -> impl Iterator<Item = (usize, usize)> + use<PLANES> {
         let (word, half) = (self.word + image * HALF, self.half);
-        (0..self.chunks).map(move |chunk| (word + chunk / 2 * PLANES * TILE, half + chunk % 2))
+        (0..self.chunks).map(move |chunk| (word + chunk / 2 * stored_tile(PLANES), half + chunk % 2))
     }
 
     /// Reads all channels of an image, filled up to whole chunks.
