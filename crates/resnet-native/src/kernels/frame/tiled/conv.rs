@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::rows::Rows;
+use super::source::Values;
 use super::weights::chunk_len;
 use super::{SCRATCH, Tile, TileUnit, Vector, ZERO, load, padded, plane_products, store};
 use crate::geometry::{Gather, Term};
@@ -24,8 +25,9 @@ const TILES_PER_FLUSH: usize = 16;
 pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
     let gather = band.gather;
     let (rows_at_once, kept) = rows_at_once::<PLANES>(gather, band.rows.clone());
+    let input = Values::new(band.input, gather.from);
     let mut scratch = SCRATCH.take();
-    let ring_len = Rows::<PLANES>::scratch_len(&band.input, gather.from, kept);
+    let ring_len = Rows::<PLANES>::scratch_len(&input, gather.from, kept);
     scratch.resize(scratch.len().max(ring_len), Tile::ZERO);
     let written = Tiling::new(gather.to);
     let mut pass = Pass::<U, PLANES> {
@@ -34,7 +36,7 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
         gather,
         read: Tiling::new(gather.from),
         written,
-        rows: Rows::new(band.input, gather.from, kept, &mut scratch[..ring_len]),
+        rows: Rows::new(input, gather.from, kept, &mut scratch[..ring_len]),
         weights: band.weights,
         sums: [Tile::ZERO; 4],
         moments: band.moments.map(|moments| BatchMoments::new(moments, written)),

@@ -4,12 +4,12 @@
 
 use std::ops::Range;
 
-use super::rows::Rows;
-use super::{SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products};
+use super::source::Values;
+use super::{SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products, store_planes};
 use crate::geometry::Conv2d;
 use crate::graph::Shape;
 use crate::kernels::{ConvWeightsBand, Source};
-use crate::layout::{TILE, Tiling};
+use crate::layout::{GROUP, HALF, MAX_PLANES, TILE, Tiling};
 
 /// Columns of pixels, over whole rows, that the sums stay in registers for.
 const COLUMNS: usize = 32;
@@ -32,18 +32,15 @@ pub unsafe fn conv_weights<U: TileUnit, const PLANES: usize>(band: ConvWeightsBa
     band.gradient.fill(0.0);
     let gradient = band.gradient.as_mut_ptr();
     let mut scratch = SCRATCH.take();
-    let own = inputs_kept * input_row + rows_at_once * output_row;
-    let rings = ring_len::<PLANES>(band.inputs, band.conv.input())
-        + ring_len::<PLANES>(band.output_gradients, band.conv.output());
-    scratch.resize(scratch.len().max(own + rings), Tile::ZERO);
-    let (inputs, rest) = scratch.split_at_mut(inputs_kept * input_row);
-    let (outputs, mut rest) = rest.split_at_mut(rows_at_once * output_row);
+    let (inputs_len, outputs_len) = (inputs_kept * input_row, rows_at_once * output_row);
+    scratch.resize(scratch.len().max(inputs_len + outputs_len), Tile::ZERO);
+    let (inputs, outputs) = scratch.split_at_mut(inputs_len);
     let mut pass = Pass::<U, PLANES> {
         // SAFETY: passed on from the caller.
         unit: unsafe { U::new() },
         conv: band.conv,
-        input_rows: rows(band.inputs, band.conv.input(), &mut rest),
-        gradient_rows: rows(band.output_gradients, band.conv.output(), &mut rest),
+        input_values: values(band.inputs, band.conv.input()),
+        gradient_values: values(band.output_gradients, band.conv.output()),
         input,
         output,
         inputs_kept,
@@ -70,32 +67,18 @@ pub unsafe fn conv_weights<U: TileUnit, const PLANES: usize>(band: ConvWeightsBa
     SCRATCH.set(scratch);
 }
 
-/// Tiles that a row of each of some groups takes.
-fn ring_len<const PLANES: usize>(groups: &[Source<'_>], shape: Shape) -> usize {
-    groups.iter().map(|group| Rows::<PLANES>::scratch_len(group, shape, 1)).sum()
-}
-
-/// The rows of some groups, prepared one at a time in tiles taken from `scratch`.
-fn rows<'a, const PLANES: usize>(
-    groups: &[Source<'a>],
-    shape: Shape,
-    scratch: &mut &'a mut [Tile],
-) -> Vec<Rows<'a, PLANES>> {
-    let new = |group: &Source<'a>| {
-        let (ring, rest) = std::mem::take(scratch).split_at_mut(Rows::<PLANES>::scratch_len(group, shape, 1));
-        *scratch = rest;
-        Rows::new(*group, shape, 1, ring)
-    };
-    groups.iter().map(new).collect()
+/// The values of some groups.
+fn values<'a>(groups: &[Source<'a>], shape: Shape) -> Vec<Values<'a>> {
+    groups.iter().map(|&group| Values::new(group, shape)).collect()
 }
 
 struct Pass<'a, U, const PLANES: usize> {
     unit: U,
     conv: &'a Conv2d,
     /// The input in each group.
-    input_rows: Vec<Rows<'a, PLANES>>,
+    input_values: Vec<Values<'a>>,
     /// The gradient of the output in each group.
-    gradient_rows: Vec<Rows<'a, PLANES>>,
+    gradient_values: Vec<Values<'a>>,
     input: Tiling,
     output: Tiling,
     /// Rows of the input that `inputs` has room for.
@@ -106,19 +89,70 @@ struct Pass<'a, U, const PLANES: usize> {
     outputs: &'a mut [Tile],
 }
 
-/// Puts two groups' tile side by side: `halves[0]` gets the low halves of its words, `halves[1]` the high.
+/// Puts a tile of one or two groups side by side: the first halves of both into the planes of `halves[0]`, the
+/// second halves into those of `halves[1]`.
 ///
 /// # Safety
-/// All are tiles; a group that does not exist is null.
+/// The tile exists, and so do the planes.
 #[inline(always)]
-unsafe fn zip<V: Vector>(groups: [*const f32; 2], halves: [*mut f32; 2]) {
+unsafe fn zip<U: TileUnit, const PLANES: usize>(groups: &[Values<'_>], row: usize, tile: usize, halves: [*mut f32; 2]) {
+    let mut images = [0; 2];
+    images.iter_mut().zip(groups).for_each(|(images, group)| *images = group.images);
+    for part in (0..HALF).step_by(U::Vector::LANES) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let first = groups[0].part::<U::Vector, PLANES>(row, tile, part);
+            let second = groups[groups.len() - 1].part::<U::Vector, PLANES>(row, tile, part);
+            for image in 0..GROUP {
+                let at = image * HALF;
+                let nothing = (U::Vector::splat(0.0), U::Vector::splat(0.0));
+                let a = if image < images[0] { first.image::<PLANES>(at) } else { nothing };
+                let b = if image < images[1] { second.image::<PLANES>(at) } else { nothing };
+                store_planes::<U, PLANES>((a.0, b.0), halves[0].add(at + part));
+                store_planes::<U, PLANES>((a.1, b.1), halves[1].add(at + part));
+            }
+        }
+    }
+}
+
+/// [`zip`] for words in which both groups hold what is multiplied.
+///
+/// # Safety
+/// All are tiles.
+#[inline(always)]
+unsafe fn zip_words<V: Vector>(groups: [*const f32; 2], halves: [*mut f32; 2]) {
     for at in (0..TILE).step_by(V::LANES) {
         // SAFETY: inside the tiles.
         unsafe {
-            let first = V::load(groups[0].add(at));
-            let second = if groups[1].is_null() { V::splat(0.0) } else { V::load(groups[1].add(at)) };
+            let (first, second) = (V::load(groups[0].add(at)), V::load(groups[1].add(at)));
             V::zip_low(first, second).store(halves[0].add(at));
             V::zip_high(first, second).store(halves[1].add(at));
+        }
+    }
+}
+
+/// Whichever of the two a tile needs.
+///
+/// # Safety
+/// As [`zip`].
+#[inline(always)]
+unsafe fn side_by_side<U: TileUnit, const PLANES: usize>(
+    groups: &[Values<'_>],
+    row: usize,
+    (tile, row_tiles): (usize, usize),
+    halves: [*mut f32; 2],
+) {
+    // SAFETY: passed on from the caller; a tile that is read as it is stored is one of words.
+    unsafe {
+        match groups {
+            [first, second] => match (first.direct::<PLANES>(), second.direct::<PLANES>()) {
+                (Some(first), Some(second)) => {
+                    let at = (row * row_tiles + tile) * TILE;
+                    zip_words::<U::Vector>([first.add(at), second.add(at)], halves);
+                }
+                _ => zip::<U, PLANES>(groups, row, tile, halves),
+            },
+            _ => zip::<U, PLANES>(groups, row, tile, halves),
         }
     }
 }
@@ -130,23 +164,17 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     unsafe fn prepare_input(&mut self, row: usize) {
         let (tiling, width) = (self.input, self.conv.horizontal.input);
         let slot = row % self.inputs_kept * width * tiling.chunks();
-        let mut zipped = [Tile::ZERO; 2];
-        for group in &mut self.input_rows {
+        let mut zipped = [[Tile::ZERO; MAX_PLANES]; 2];
+        for tile in 0..tiling.row_tiles() {
+            let halves = zipped.each_mut().map(|planes| planes.as_mut_ptr().cast());
             // SAFETY: passed on from the caller.
-            unsafe { group.prepare::<U>(row) };
-        }
-        for (tile, plane) in planes::<PLANES>(tiling.row_tiles()) {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                let groups = groups(&self.input_rows, row, tile * PLANES + plane);
-                let [low, high] = &mut zipped;
-                zip::<U::Vector>(groups, [low.as_mut_ptr(), high.as_mut_ptr()]);
-            }
-            for (half, zipped) in zipped.iter().enumerate() {
-                if let Some(at) = place(tiling, tile, half, width) {
-                    let to = &mut self.inputs[(slot + at) * PLANES + plane];
+            unsafe { side_by_side::<U, PLANES>(&self.input_values, row, (tile, tiling.row_tiles()), halves) };
+            for (half, planes) in zipped.iter().enumerate() {
+                let Some(at) = place(tiling, tile, half, width) else { continue };
+                let to = &mut self.inputs[(slot + at) * PLANES..][..PLANES];
+                for (plane, to) in planes.iter().zip(to) {
                     // SAFETY: two tiles.
-                    unsafe { U::Vector::transpose(zipped.as_ptr(), to.as_mut_ptr()) };
+                    unsafe { U::Vector::transpose(plane.as_ptr(), to.as_mut_ptr()) };
                 }
             }
         }
@@ -158,20 +186,14 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     unsafe fn prepare_output(&mut self, row: usize, slot: usize) {
         let (tiling, width) = (self.output, self.conv.horizontal.output);
         let slot = slot * width * tiling.chunks();
-        let mut unused = Tile::ZERO;
-        for group in &mut self.gradient_rows {
-            // SAFETY: passed on from the caller.
-            unsafe { group.prepare::<U>(row) };
-        }
-        for (tile, plane) in planes::<PLANES>(tiling.row_tiles()) {
+        let mut unused = [Tile::ZERO; MAX_PLANES];
+        for tile in 0..tiling.row_tiles() {
             let halves = [0, 1].map(|half| match place(tiling, tile, half, width) {
-                Some(at) => self.outputs[(slot + at) * PLANES + plane].as_mut_ptr(),
-                None => unused.as_mut_ptr(),
+                Some(at) => self.outputs[(slot + at) * PLANES..][..PLANES].as_mut_ptr().cast(),
+                None => unused.as_mut_ptr().cast(),
             });
             // SAFETY: passed on from the caller.
-            unsafe {
-                zip::<U::Vector>(groups(&self.gradient_rows, row, tile * PLANES + plane), halves);
-            }
+            unsafe { side_by_side::<U, PLANES>(&self.gradient_values, row, (tile, tiling.row_tiles()), halves) };
         }
     }
 
@@ -386,12 +408,6 @@ unsafe fn step<U: TileUnit, const A: usize, const B: usize, const C: usize>(
     }
 }
 
-/// Every plane of some tiles.
-#[inline(always)]
-fn planes<const PLANES: usize>(tiles: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..tiles).flat_map(|tile| (0..PLANES).map(move |plane| (tile, plane)))
-}
-
 /// Which weights: row and first column of the kernel, first chunk of inputs and of outputs.
 #[derive(Clone, Copy)]
 struct Job {
@@ -399,13 +415,6 @@ struct Job {
     column: usize,
     input: usize,
     output: usize,
-}
-
-/// A tile of a row of each of two groups; null for one that does not exist.
-#[inline(always)]
-fn groups<const PLANES: usize>(groups: &[Rows<'_, PLANES>], row: usize, tile: usize) -> [*const f32; 2] {
-    let at = |rows: &Rows<'_, PLANES>| rows.row(row).wrapping_add(tile * TILE);
-    [at(&groups[0]), groups.get(1).map_or(std::ptr::null(), at)]
 }
 
 /// Where a half of a row's tile belongs in `[x][chunk]`; nowhere if its pixel does not exist.

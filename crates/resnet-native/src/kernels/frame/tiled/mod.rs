@@ -9,6 +9,7 @@ mod patches;
 mod resample;
 mod rows;
 mod software;
+mod source;
 mod spin;
 mod weights;
 
@@ -118,6 +119,11 @@ impl Tile {
 
     fn as_mut_ptr(&mut self) -> *mut f32 {
         self.0.as_mut_ptr()
+    }
+
+    /// Sets the high halves of all words to zero.
+    fn clear_second_half(&mut self) {
+        self.0.iter_mut().for_each(|word| *word = f32::from_bits(word.to_bits() & 0xffff));
     }
 }
 
