@@ -17,13 +17,18 @@ pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) 
     let tiling = Tiling::new(conv.patches());
     let row_len = tiling.row_tiles() * stored_tile(PLANES);
     let images: Vec<_> = images.chunks_exact(conv.input().len()).map(|image| Bordered::new(conv, image)).collect();
+    let [mut by_tap, mut rows] = [[Tile::ZERO; 2]; 2];
     for (y, row) in group.chunks_exact_mut(row_len).enumerate() {
         for first in (0..tiling.columns).step_by(GROUP) {
             for block in 0..tiling.blocks {
                 for (lane, image) in images.iter().enumerate() {
                     // SAFETY: passed on from the caller.
-                    let tiles = unsafe { tile_rows::<U, PLANES>(image, tiling, y, first, block) };
-                    for (part, tile) in tiles.iter().enumerate().take(stored_tile(PLANES) / TILE) {
+                    unsafe { gather::<U, PLANES>(image, tiling, (y, first, block), &mut by_tap) };
+                    for (by_tap, rows) in by_tap.iter().zip(&mut rows).take(stored_tile(PLANES) / TILE) {
+                        // SAFETY: two whole tiles.
+                        unsafe { U::Vector::transpose(by_tap.as_ptr(), rows.as_mut_ptr()) };
+                    }
+                    for (part, tile) in rows.iter().enumerate().take(stored_tile(PLANES) / TILE) {
                         for (column, words) in (first..tiling.columns).zip(tile.0.chunks_exact(HALF)) {
                             let to = (column * tiling.blocks + block) * stored_tile(PLANES) + part * TILE;
                             row[to + lane * HALF..][..HALF].copy_from_slice(words);
@@ -38,20 +43,19 @@ pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) 
     }
 }
 
-/// One image's rows of the tiles of 16 columns from `first`: of the tiles as they are stored in bf16, or of the
-/// first and of the second halves in single precision.
+/// What the taps of a block of tiles read of one image for 16 columns of tiles from `first` on, `[tap][column]`: the
+/// words of tiles in bf16, or the first and the second halves in single precision.
 ///
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-unsafe fn tile_rows<U: TileUnit, const PLANES: usize>(
+unsafe fn gather<U: TileUnit, const PLANES: usize>(
     image: &Bordered,
     tiling: Tiling,
-    y: usize,
-    first: usize,
-    block: usize,
-) -> [Tile; 2] {
-    let mut by_tap = [Tile::ZERO; 2];
+    (y, first, block): (usize, usize, usize),
+    by_tap: &mut [Tile; 2],
+) {
+    let to = by_tap.as_mut_ptr().cast::<f32>();
     for i in 0..HALF {
         let mut halves = [[0.0; GROUP]; 2];
         for (half, values) in halves.iter_mut().enumerate() {
@@ -60,7 +64,6 @@ unsafe fn tile_rows<U: TileUnit, const PLANES: usize>(
                 _ => image.read_pairs(i, y, 2 * first + half, values),
             }
         }
-        let to = by_tap.as_mut_ptr().cast::<f32>();
         for part in (0..HALF).step_by(U::Vector::LANES) {
             // SAFETY: inside the sixteen values, and the tiles, which follow one another.
             unsafe {
@@ -70,12 +73,6 @@ unsafe fn tile_rows<U: TileUnit, const PLANES: usize>(
             }
         }
     }
-    let mut rows = [Tile::ZERO; 2];
-    for (by_tap, rows) in by_tap.iter().zip(&mut rows).take(stored_tile(PLANES) / TILE) {
-        // SAFETY: two whole tiles.
-        unsafe { U::Vector::transpose(by_tap.as_ptr(), rows.as_mut_ptr()) };
-    }
-    rows
 }
 
 /// An image with its border of zeros.

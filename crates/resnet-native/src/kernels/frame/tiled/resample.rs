@@ -1,4 +1,4 @@
-//! Option A shortcut and average pooling on tiles, a pixel of an image at a time.
+//! Option A shortcut and average pooling on tiles, a pixel at a time.
 
 use super::{TileUnit, Vector, load, store};
 use crate::kernels::{Pad, Pool};
@@ -12,16 +12,13 @@ use crate::layout::{GROUP, HALF, Tiling, stored_tile};
 pub unsafe fn pad<U: TileUnit, const PLANES: usize>(group: Pad<'_>) {
     let (narrow, wide) = (Tiling::new(group.narrow), Tiling::new(group.wide));
     let first = group.first_channel();
-    let mut values = vec![0.0; wide.chunks().max(narrow.chunks() + 1 + first / HALF) * HALF];
+    let mut values = Channels::new(wide.chunks().max(narrow.chunks() + 1 + first / HALF));
     group.output.fill(0.0);
     for (kept, pixel) in group.kept_pixels() {
-        let (from, to) = (Pixel::<PLANES>::new(narrow, kept), Pixel::<PLANES>::new(wide, pixel));
-        for image in 0..GROUP {
-            // SAFETY: pixels lie inside their groups, and the values have room for either's channels.
-            unsafe {
-                from.read::<U::Vector>(group.input, image, &mut values[first..]);
-                to.write::<U>(group.output, image, &values);
-            }
+        // SAFETY: pixels lie inside their groups, and the values have room for either's channels.
+        unsafe {
+            Pixel::<PLANES>::new(narrow, kept).read::<U::Vector>(group.input, &mut values, first);
+            Pixel::<PLANES>::new(wide, pixel).write::<U>(group.output, &values, 0);
         }
     }
 }
@@ -33,19 +30,15 @@ pub unsafe fn pad<U: TileUnit, const PLANES: usize>(group: Pad<'_>) {
 #[inline(always)]
 pub unsafe fn pad_backward<U: TileUnit, const PLANES: usize>(group: Pad<'_>) {
     let (narrow, wide) = (Tiling::new(group.narrow), Tiling::new(group.wide));
-    let (first, channels) = (group.first_channel(), group.narrow.channels);
-    let mut values = vec![0.0; wide.chunks() * HALF];
-    let mut own = vec![0.0; narrow.chunks() * HALF];
+    let first = group.first_channel();
+    let mut values = Channels::new(wide.chunks().max(narrow.chunks() + 1 + first / HALF));
     group.output.fill(0.0);
     for (kept, pixel) in group.kept_pixels() {
-        let (from, to) = (Pixel::<PLANES>::new(wide, pixel), Pixel::<PLANES>::new(narrow, kept));
-        for image in 0..GROUP {
-            // SAFETY: as in `pad`.
-            unsafe {
-                from.read::<U::Vector>(group.input, image, &mut values);
-                own[..channels].copy_from_slice(&values[first..first + channels]);
-                to.write::<U>(group.output, image, &own);
-            }
+        // SAFETY: as in `pad`.
+        unsafe {
+            Pixel::<PLANES>::new(wide, pixel).read::<U::Vector>(group.input, &mut values, 0);
+            values.clear_from(first + group.narrow.channels);
+            Pixel::<PLANES>::new(narrow, kept).write::<U>(group.output, &values, first);
         }
     }
 }
@@ -58,14 +51,14 @@ pub unsafe fn pad_backward<U: TileUnit, const PLANES: usize>(group: Pad<'_>) {
 pub unsafe fn pool<U: TileUnit, const PLANES: usize>(group: Pool<'_>) {
     let tiling = Tiling::new(group.shape);
     let pixels = group.shape.height * group.shape.width;
-    let mut values = vec![0.0f32; tiling.chunks() * HALF];
-    for image in 0..GROUP {
-        let mut totals = vec![0.0f32; values.len()];
-        for pixel in 0..pixels {
-            // SAFETY: the pixel lies inside the group.
-            unsafe { Pixel::<PLANES>::new(tiling, pixel).read::<U::Vector>(group.input, image, &mut values) };
-            totals.iter_mut().zip(&values).for_each(|(total, value)| *total += value);
-        }
+    let mut values = Channels::new(tiling.chunks());
+    let mut totals = Channels::new(tiling.chunks());
+    for pixel in 0..pixels {
+        // SAFETY: the pixel lies inside the group.
+        unsafe { Pixel::<PLANES>::new(tiling, pixel).read::<U::Vector>(group.input, &mut values, 0) };
+        totals.values.iter_mut().zip(&values.values).for_each(|(total, value)| *total += value);
+    }
+    for (image, totals) in totals.values.chunks_exact(totals.count).enumerate() {
         for (channel, total) in totals.iter().enumerate().take(group.shape.channels) {
             group.output[channel * GROUP + image] = total / pixels as f32;
         }
@@ -80,16 +73,35 @@ pub unsafe fn pool<U: TileUnit, const PLANES: usize>(group: Pool<'_>) {
 pub unsafe fn pool_backward<U: TileUnit, const PLANES: usize>(group: Pool<'_>) {
     let tiling = Tiling::new(group.shape);
     let pixels = group.shape.height * group.shape.width;
-    let mut values = vec![0.0f32; tiling.chunks() * HALF];
-    group.output.fill(0.0);
-    for image in 0..GROUP {
+    let mut values = Channels::new(tiling.chunks());
+    for (image, values) in values.values.chunks_exact_mut(values.count).enumerate() {
         for (channel, value) in values.iter_mut().enumerate().take(group.shape.channels) {
             *value = group.input[channel * GROUP + image] / pixels as f32;
         }
-        for pixel in 0..pixels {
-            // SAFETY: the pixel lies inside the group.
-            unsafe { Pixel::<PLANES>::new(tiling, pixel).write::<U>(group.output, image, &values) };
-        }
+    }
+    group.output.fill(0.0);
+    for pixel in 0..pixels {
+        // SAFETY: the pixel lies inside the group.
+        unsafe { Pixel::<PLANES>::new(tiling, pixel).write::<U>(group.output, &values, 0) };
+    }
+}
+
+/// Values of some channels of 16 images: `[image][channel]`.
+struct Channels {
+    values: Vec<f32>,
+    /// Channels of an image, in whole chunks.
+    count: usize,
+}
+
+impl Channels {
+    /// Zeros.
+    fn new(chunks: usize) -> Self {
+        Self { values: vec![0.0; GROUP * chunks * HALF], count: chunks * HALF }
+    }
+
+    /// Sets the channels from `first` on to zero.
+    fn clear_from(&mut self, first: usize) {
+        self.values.chunks_exact_mut(self.count).for_each(|values| values[first..].fill(0.0));
     }
 }
 
@@ -99,54 +111,67 @@ struct Pixel<const PLANES: usize> {
     word: usize,
     /// Half of the tile, where it holds two pixels.
     half: usize,
-    chunks: usize,
+    tiling: Tiling,
 }
 
 impl<const PLANES: usize> Pixel<PLANES> {
     fn new(tiling: Tiling, pixel: usize) -> Self {
         let (tile, word, half) = tiling.place(pixel, 0, 0);
-        Self { word: tile * stored_tile(PLANES) + word, half, chunks: tiling.chunks() }
+        Self { word: tile * stored_tile(PLANES) + word, half, tiling }
     }
 
-    /// Place and half of each chunk of channels of an image.
-    #[inline(always)]
-    fn chunks(&self, image: usize) -> impl Iterator<Item = (usize, usize)> + use<PLANES> {
-        let (word, half) = (self.word + image * HALF, self.half);
-        (0..self.chunks).map(move |chunk| (word + chunk / 2 * stored_tile(PLANES), half + chunk % 2))
-    }
-
-    /// Reads all channels of an image, filled up to whole chunks.
+    /// Reads all channels of all images, filled up to whole chunks, to the places from `first` on.
     ///
     /// # Safety
-    /// The pixel lies inside the group.
+    /// The pixel lies inside the group, and there is room for the channels.
     #[inline(always)]
-    unsafe fn read<V: Vector>(&self, group: &[f32], image: usize, values: &mut [f32]) {
-        for ((word, half), values) in self.chunks(image).zip(values.chunks_exact_mut(HALF)) {
-            for part in (0..HALF).step_by(V::LANES) {
-                // SAFETY: passed on from the caller.
-                unsafe {
-                    let (low, high) = load::<V, PLANES>(group.as_ptr().add(word + part));
-                    let value = if half == 0 { low } else { high };
-                    value.store(values.as_mut_ptr().add(part));
+    unsafe fn read<V: Vector>(&self, group: &[f32], values: &mut Channels, first: usize) {
+        for image in 0..GROUP {
+            for block in 0..self.tiling.blocks {
+                let word = self.word + block * stored_tile(PLANES) + image * HALF;
+                let to = image * values.count + first + block * 2 * HALF;
+                for part in (0..HALF).step_by(V::LANES) {
+                    // SAFETY: passed on from the caller.
+                    unsafe {
+                        let (low, high) = load::<V, PLANES>(group.as_ptr().add(word + part));
+                        let to = values.values.as_mut_ptr().add(to + part);
+                        if self.tiling.pixels == 1 {
+                            low.store(to);
+                            high.store(to.add(HALF));
+                        } else {
+                            (if self.half == 0 { low } else { high }).store(to);
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Writes all channels of an image and leaves the other half of the tile as it is.
+    /// Writes all channels of all images from the places from `first` on; leaves the other half of a tile of two
+    /// pixels as it is.
     ///
     /// # Safety
-    /// The pixel lies inside the group.
+    /// As [`read`](Self::read).
     #[inline(always)]
-    unsafe fn write<U: TileUnit>(&self, group: &mut [f32], image: usize, values: &[f32]) {
-        for ((word, half), values) in self.chunks(image).zip(values.chunks_exact(HALF)) {
-            for part in (0..HALF).step_by(U::Vector::LANES) {
-                // SAFETY: passed on from the caller.
-                unsafe {
-                    let to = group.as_mut_ptr().add(word + part);
-                    let (low, high) = load::<U::Vector, PLANES>(to);
-                    let value = U::Vector::load(values.as_ptr().add(part));
-                    store::<U, PLANES>(if half == 0 { (value, high) } else { (low, value) }, to);
+    unsafe fn write<U: TileUnit>(&self, group: &mut [f32], values: &Channels, first: usize) {
+        for image in 0..GROUP {
+            for block in 0..self.tiling.blocks {
+                let word = self.word + block * stored_tile(PLANES) + image * HALF;
+                let from = image * values.count + first + block * 2 * HALF;
+                for part in (0..HALF).step_by(U::Vector::LANES) {
+                    // SAFETY: passed on from the caller.
+                    unsafe {
+                        let to = group.as_mut_ptr().add(word + part);
+                        let from = values.values.as_ptr().add(from + part);
+                        let value = U::Vector::load(from);
+                        let halves = if self.tiling.pixels == 1 {
+                            (value, U::Vector::load(from.add(HALF)))
+                        } else {
+                            let (low, high) = load::<U::Vector, PLANES>(to);
+                            if self.half == 0 { (value, high) } else { (low, value) }
+                        };
+                        store::<U, PLANES>(halves, to);
+                    }
                 }
             }
         }
