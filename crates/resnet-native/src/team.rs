@@ -1,12 +1,11 @@
-//! The engine's threads: parallel loops, which may hold parallel loops.
+//! The engine's threads: parallel loops, one inside the other.
 //!
 //! A loop is a *job* on a board that the whole team sees. The thread that runs into it works on it itself, and
-//! threads with nothing to do join in; all take the next item when they are done with one, so a thread that
-//! gets less of its core takes fewer. Nobody waits for a thread that has not joined.
+//! threads with nothing to do join in; each takes the next item when it is done with one, so a thread that
+//! gets less of its core takes fewer. Nobody waits for a thread that holds no item.
 //!
 //! A thread with nothing to do spins for a moment, for the next loop of a pass comes within microseconds, and
-//! then sleeps, so that a core which others want is theirs. That matters most to the team itself: while one of
-//! its threads waits, the one it waits for may need its core.
+//! then sleeps: other work may want its core, and that may be all that the thread it waits for lacks.
 
 use std::any::Any;
 use std::hint::spin_loop;
@@ -20,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use crate::kernels::flush_denormals;
 
-/// How long a thread with nothing to do spins before it sleeps: longer than what lies between the loops of a
-/// pass, shorter than the system's time slices.
-const SPIN: Duration = Duration::from_micros(50);
+/// How long a thread with nothing to do spins before it sleeps: longer than most of what lies between the loops of
+/// a pass, and a small part of the system's time slices.
+const SPIN: Duration = Duration::from_micros(20);
 
 /// Threads that share loops: those of its own, and whichever calls [`for_each`](Self::for_each).
 pub struct Team {
@@ -91,7 +90,7 @@ type Loop<'a> = dyn Fn() + Sync + 'a;
 /// Names a job; later jobs have larger ones.
 type Ticket = u64;
 
-/// A loop that the thread which ran into it, its owner, has not left.
+/// A loop on the board, until the thread that put it there, its owner, takes it down.
 struct Job {
     ticket: Ticket,
     work: &'static Loop<'static>,
@@ -135,8 +134,8 @@ impl Board {
         own.map_or(self.closed, |ticket| self.job(ticket).helpers == 0)
     }
 
-    /// Joins the first job that wants help. An owner joins none that is older than its own: such a one may wait
-    /// for what the owner was doing, and for an item as long as that.
+    /// Joins the first job that wants help. An owner joins none that is older than its own: its job may be part of
+    /// an item of that one, which would then wait for another item as long.
     fn join(&mut self, own: Option<Ticket>) -> Option<(Ticket, &'static Loop<'static>)> {
         let job = self.jobs.iter_mut().find(|job| job.wanted > 0 && Some(job.ticket) > own)?;
         job.wanted -= 1;
@@ -144,7 +143,7 @@ impl Board {
         Some((job.ticket, job.work))
     }
 
-    /// Calls as many workers as the jobs want beyond those that watch or were called; gives their number.
+    /// Notes calls for as many workers as jobs want beyond those that spin or were called; gives their number.
     fn call(&mut self) -> usize {
         let wanted: usize = self.jobs.iter().map(|job| job.wanted).sum();
         let calls = wanted.saturating_sub(self.spinning + self.calls).min(self.asleep);
@@ -173,10 +172,11 @@ impl Shared {
 
     /// Calls `work` here and on up to `wanted` threads more that have nothing to do; returns when all are done.
     fn share(&self, work: &Loop<'_>, wanted: usize) {
-        // SAFETY: only the lifetime changes. `work` is called here and, by `help`, on threads that count as the
-        // job's helpers while they do. A thread can become one only while the job is on the board, from where
-        // `retire` takes it, when there are none, before this function returns. It does not unwind earlier: `work`
-        // is called under `catch_unwind`, here and in `help`, and nothing else that runs until then panics.
+        // SAFETY: only the lifetime changes, and no use of `work` outlives this call. Other threads find it on the
+        // board alone, and one that calls it counts among its job's helpers from before the call until after it;
+        // `retire` takes the job from the board when there are none, under the lock that both need. Nor does this
+        // function unwind before: loops are called under `catch_unwind`, here and in `help`, and nothing else that
+        // runs until then panics.
         let work = unsafe { transmute::<&Loop<'_>, &'static Loop<'static>>(work) };
         let ticket = self.publish(work, wanted);
         let panic = catch_unwind(AssertUnwindSafe(work)).err();
@@ -198,7 +198,7 @@ impl Shared {
         ticket
     }
 
-    /// Takes a job whose items are all taken from the board when its helpers are done; gives their panics.
+    /// Waits for the helpers of a job and takes it from the board; gives their panics.
     fn retire(&self, ticket: Ticket) -> Vec<Box<dyn Any + Send>> {
         let mut board = self.board();
         board.job(ticket).wanted = 0;
