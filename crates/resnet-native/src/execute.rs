@@ -6,8 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-
 use crate::graph::Shape;
 use crate::kernels::KernelSet;
 use crate::layout::{GROUP, HALF};
@@ -16,6 +14,7 @@ use crate::profile::{StepTime, Work};
 use crate::program::{Layer, Program};
 use crate::shard::{BackwardPart, Pass, Shard, Weights};
 use crate::statistics::{NormValues, Statistics};
+use crate::team::Team;
 
 /// A plan and the memory it runs in.
 pub struct Executor {
@@ -81,7 +80,7 @@ impl Executor {
     pub fn load_images(&mut self, weights: Weights<'_>, pixels: &[f32]) {
         let len = self.shard_images * weights.program.stem.input().len();
         let (plan, shards) = (&self.plan, &mut self.shards);
-        shards.par_iter_mut().enumerate().for_each(|(index, shard)| {
+        weights.team.for_each(shards.iter_mut().enumerate(), |(index, shard)| {
             let first = pixels.len().min(index * len);
             let last = pixels.len().min(first + len);
             shard.load_images(plan, weights, &pixels[first..last]);
@@ -155,7 +154,8 @@ impl Executor {
     fn on_shards(&mut self, weights: Weights<'_>, running: Option<&[f32]>, work: impl Fn(&mut Shard, Pass<'_>) + Sync) {
         let images = self.images();
         let pass = Pass { weights, plan: &self.plan, images, norms: &self.norms, running };
-        self.shards.par_iter_mut().filter(|shard| shard.images() > 0).for_each(|shard| work(shard, pass));
+        let shards = self.shards.iter_mut().filter(|shard| shard.images() > 0);
+        weights.team.for_each(shards, |shard| work(shard, pass));
     }
 
     fn images(&self) -> usize {
@@ -206,9 +206,9 @@ impl Executor {
         self.summed.resize(self.summed.len().max(len), 0.0);
         let summed = &mut self.summed[..len];
         let partials: Vec<_> = shards.iter().flat_map(|shard| shard.partials().chunks_exact(len)).collect();
-        add_partials(&partials, summed);
-        let gradient = &mut gradients[layer.weight.clone()];
-        gradient.par_chunks_mut(HALF * conv.inputs * conv.taps()).enumerate().for_each(|(chunk, gradient)| {
+        add_partials(weights.team, &partials, summed);
+        let gradient = gradients[layer.weight.clone()].chunks_mut(HALF * conv.inputs * conv.taps());
+        weights.team.for_each(gradient.enumerate(), |(chunk, gradient)| {
             kernels.unpack_gradient(conv, summed, chunk * HALF, gradient);
         });
         if let Some(bias) = &layer.bias {
@@ -255,7 +255,7 @@ fn backward_stretches(plan: &Plan) -> Vec<Vec<(usize, BackwardPart)>> {
 }
 
 /// Packs the weights of every convolution both ways.
-pub fn pack_all(program: &Program, kernels: KernelSet, parameters: &[f32], packed: &mut [f32]) {
+pub fn pack_all(team: &Team, program: &Program, kernels: KernelSet, parameters: &[f32], packed: &mut [f32]) {
     let mut rest = packed;
     let mut jobs = Vec::with_capacity(2 * program.convs.len());
     for conv in &program.convs {
@@ -265,15 +265,15 @@ pub fn pack_all(program: &Program, kernels: KernelSet, parameters: &[f32], packe
         jobs.push((conv, &conv.forward, forward));
         jobs.push((conv, &conv.backward, backward));
     }
-    jobs.into_par_iter().for_each(|(conv, gather, packed)| {
+    team.for_each(jobs.into_iter(), |(conv, gather, packed)| {
         kernels.of(conv.layout).pack_weights(gather, &parameters[conv.weight.clone()], packed);
     });
 }
 
 /// Adds partial gradients in order.
-fn add_partials(partials: &[&[f32]], gradient: &mut [f32]) {
+fn add_partials(team: &Team, partials: &[&[f32]], gradient: &mut [f32]) {
     const CHUNK: usize = 1 << 12;
-    gradient.par_chunks_mut(CHUNK).enumerate().for_each(|(index, gradient)| {
+    team.for_each(gradient.chunks_mut(CHUNK).enumerate(), |(index, gradient)| {
         gradient.fill(0.0);
         for partial in partials {
             let part = &partial[index * CHUNK..][..gradient.len()];

@@ -1,8 +1,8 @@
 //! The CPU engine: a network of layers, compiled once into a plan over one arena, and run.
 //!
 //! A [`Graph`] says what to run. A [`Session`] lowers it to fused layers (`program`), lays them out for
-//! a batch size (`plan`, `arena`, `layout`) and runs them on its threads (`execute`) with the kernels of
-//! the best instruction set the machine has (`kernels`). It knows tensors and layers, nothing of files,
+//! a batch size (`plan`, `arena`, `layout`) and runs them on its threads (`execute`, `team`) with the
+//! kernels of the best instruction set the machine has (`kernels`). It knows tensors and layers, nothing of files,
 //! recipes or command lines.
 
 mod arena;
@@ -20,6 +20,7 @@ mod program;
 mod session;
 mod shard;
 mod statistics;
+mod team;
 
 pub use error::{Error, Result};
 pub use graph::{Graph, Node, Op, Shape};

@@ -1,6 +1,6 @@
 //! One step of an optimizer over the flat parameters, by PyTorch's formulas.
 
-use rayon::prelude::*;
+use crate::team::Team;
 
 /// One step of an optimizer. Weight decay is an L2 penalty, added to the gradient of every parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,7 +60,7 @@ const CHUNK: usize = 1 << 14;
 
 impl Optimizer {
     /// Takes one step. A kind of update that differs from the last starts with no memory.
-    pub fn apply(&mut self, update: &Update, parameters: &mut [f32], gradients: &[f32]) {
+    pub fn apply(&mut self, team: &Team, update: &Update, parameters: &mut [f32], gradients: &[f32]) {
         let len = parameters.len();
         match *update {
             Update::Sgd { lr, momentum, weight_decay } => {
@@ -68,7 +68,7 @@ impl Optimizer {
                     *self = Self { step: 0, memory: Memory::Momentum(vec![0.0; len]) };
                 }
                 if let Memory::Momentum(velocity) = &mut self.memory {
-                    sgd(parameters, gradients, velocity, lr, momentum, weight_decay);
+                    sgd(team, parameters, gradients, velocity, lr, momentum, weight_decay);
                 }
             }
             Update::Adam { .. } => {
@@ -77,7 +77,7 @@ impl Optimizer {
                 }
                 let step = self.step + 1;
                 if let Memory::Moments { mean, square } = &mut self.memory {
-                    adam(update, step, parameters, gradients, mean, square);
+                    adam(team, update, step, parameters, gradients, mean, square);
                 }
             }
         }
@@ -85,9 +85,17 @@ impl Optimizer {
     }
 }
 
-fn sgd(parameters: &mut [f32], gradients: &[f32], velocity: &mut [f32], lr: f32, momentum: f32, weight_decay: f32) {
-    let chunks = parameters.par_chunks_mut(CHUNK).zip(gradients.par_chunks(CHUNK)).zip(velocity.par_chunks_mut(CHUNK));
-    chunks.for_each(|((parameters, gradients), velocity)| {
+fn sgd(
+    team: &Team,
+    parameters: &mut [f32],
+    gradients: &[f32],
+    velocity: &mut [f32],
+    lr: f32,
+    momentum: f32,
+    weight_decay: f32,
+) {
+    let chunks = parameters.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK)).zip(velocity.chunks_mut(CHUNK));
+    team.for_each(chunks, |((parameters, gradients), velocity)| {
         for ((w, g), v) in parameters.iter_mut().zip(gradients).zip(velocity) {
             *v = momentum * *v + (g + weight_decay * *w);
             *w -= lr * *v;
@@ -95,14 +103,22 @@ fn sgd(parameters: &mut [f32], gradients: &[f32], velocity: &mut [f32], lr: f32,
     });
 }
 
-fn adam(update: &Update, step: u64, parameters: &mut [f32], gradients: &[f32], mean: &mut [f32], square: &mut [f32]) {
+fn adam(
+    team: &Team,
+    update: &Update,
+    step: u64,
+    parameters: &mut [f32],
+    gradients: &[f32],
+    mean: &mut [f32],
+    square: &mut [f32],
+) {
     let Update::Adam { lr, beta1, beta2, eps, weight_decay } = *update else { return };
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
     let step_size = (f64::from(lr) / correction(beta1)) as f32;
     let root_correction = correction(beta2).sqrt() as f32;
-    let chunks = (parameters.par_chunks_mut(CHUNK), gradients.par_chunks(CHUNK));
-    let moments = (mean.par_chunks_mut(CHUNK), square.par_chunks_mut(CHUNK));
-    chunks.into_par_iter().zip(moments).for_each(|((parameters, gradients), (mean, square))| {
+    let chunks = parameters.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK));
+    let moments = mean.chunks_mut(CHUNK).zip(square.chunks_mut(CHUNK));
+    team.for_each(chunks.zip(moments), |((parameters, gradients), (mean, square))| {
         for (((w, g), m), s) in parameters.iter_mut().zip(gradients).zip(mean).zip(square) {
             let g = g + weight_decay * *w;
             *m += (1.0 - beta1) * (g - *m);

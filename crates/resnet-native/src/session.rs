@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
-
 use crate::arena::Arena;
 use crate::error::{Error, Result};
 use crate::execute::{Executor, pack_all};
 use crate::graph::{Graph, Role, Shape};
-use crate::kernels::{Isa, KernelSet, Precision, flush_denormals, select};
+use crate::kernels::{Isa, KernelSet, Precision, select};
 use crate::loss::{Outcome, softmax_cross_entropy};
 use crate::optimizer::{Optimizer, Update};
 use crate::plan::Mode;
@@ -16,6 +14,7 @@ use crate::profile::{StepTime, Work};
 use crate::program::{Placed, Program};
 use crate::shard::Weights;
 use crate::statistics::Statistics;
+use crate::team::Team;
 
 /// How a session runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,7 +35,7 @@ pub struct Session {
     program: Program,
     kernels: KernelSet,
     precision: Precision,
-    pool: ThreadPool,
+    team: Team,
     input: Shape,
     logits: Shape,
     parameters: Vec<f32>,
@@ -61,16 +60,12 @@ impl Session {
     pub fn new(graph: &Graph, options: Options) -> Result<Self> {
         let kernels = select(options.isa, options.precision)?;
         let program = Program::new(graph, kernels)?;
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(options.threads)
-            .thread_name(|index| format!("resnet-{index}"))
-            .start_handler(|_| flush_denormals())
-            .build()
+        let team = Team::new(options.threads)
             .map_err(|error| Error::Threads { threads: options.threads, reason: error.to_string() })?;
         Ok(Self {
             kernels,
             precision: options.precision,
-            pool,
+            team,
             input: graph.input_shape(),
             logits: Shape::new(graph.outputs(), 1, 1),
             parameters: vec![0.0; program.parameter_len],
@@ -98,7 +93,7 @@ impl Session {
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.team.threads()
     }
 
     /// Bytes of activations and gradients allocated so far.
@@ -166,6 +161,7 @@ impl Session {
         self.pack();
         self.trained_last = true;
         let weights = Weights {
+            team: &self.team,
             program: &self.program,
             kernels: self.kernels,
             parameters: &self.parameters,
@@ -174,20 +170,15 @@ impl Session {
         let executor = executor_for(&mut self.training, weights, count, Mode::Training);
         executor.restart_times();
         executor.note(Work::Pack, start);
-        let (statistics, gradients) = (&mut self.statistics, &mut self.gradients);
-        let logits_shape = self.logits;
-        let outcome = self.pool.install(|| {
-            executor.load_images(weights, images);
-            executor.forward(weights, Statistics::Batch(statistics));
-            let start = Instant::now();
-            let mut logits = vec![0.0; count * logits_shape.channels];
-            executor.logits(logits_shape, &mut logits);
-            let outcome = softmax_cross_entropy(&mut logits, labels, label_smoothing);
-            executor.load_logits_gradient(logits_shape, &logits);
-            executor.note(Work::Loss, start);
-            executor.backward(weights, gradients);
-            outcome
-        });
+        executor.load_images(weights, images);
+        executor.forward(weights, Statistics::Batch(&mut self.statistics));
+        let start = Instant::now();
+        let mut logits = vec![0.0; count * self.logits.channels];
+        executor.logits(self.logits, &mut logits);
+        let outcome = softmax_cross_entropy(&mut logits, labels, label_smoothing);
+        executor.load_logits_gradient(self.logits, &logits);
+        executor.note(Work::Loss, start);
+        executor.backward(weights, &mut self.gradients);
         Ok(outcome)
     }
 
@@ -203,21 +194,21 @@ impl Session {
         const ROUND: usize = 1 << 10;
         const SECONDS: f64 = 0.05;
         let body = self.kernels.body;
-        let rates = self.pool.broadcast(|_| {
+        let mut rates = vec![0.0; self.threads()];
+        self.team.for_each(rates.iter_mut(), |rate| {
             let (start, mut done) = (Instant::now(), 0);
             while start.elapsed().as_secs_f64() < SECONDS {
                 done += body.spin(ROUND);
             }
-            done as f64 / start.elapsed().as_secs_f64()
+            *rate = done as f64 / start.elapsed().as_secs_f64();
         });
-        rates.into_iter().sum()
+        rates.iter().sum()
     }
 
     /// Changes the parameters by the gradients.
     pub fn apply(&mut self, update: &Update) {
-        let (optimizer, parameters, gradients) = (&mut self.optimizer, &mut self.parameters, &self.gradients);
         let start = Instant::now();
-        self.pool.install(|| optimizer.apply(update, parameters, gradients));
+        self.optimizer.apply(&self.team, update, &mut self.parameters, &self.gradients);
         if let Some(executor) = &mut self.training {
             executor.note(Work::Update, start);
         }
@@ -235,23 +226,21 @@ impl Session {
         self.trained_last = false;
         let capacity = count.min(INFERENCE_BATCH);
         let weights = Weights {
+            team: &self.team,
             program: &self.program,
             kernels: self.kernels,
             parameters: &self.parameters,
             packed: self.packed.as_slice(),
         };
         let executor = executor_for(&mut self.inference, weights, capacity, Mode::Inference);
-        let (statistics, input, shape) = (&self.statistics, self.input, self.logits);
-        let mut logits = vec![0.0; count * shape.channels];
-        self.pool.install(|| {
-            let batches = images.chunks(INFERENCE_BATCH * input.len());
-            for (images, logits) in batches.zip(logits.chunks_mut(INFERENCE_BATCH * shape.channels)) {
-                executor.restart_times();
-                executor.load_images(weights, images);
-                executor.forward(weights, Statistics::Running(statistics));
-                executor.logits(shape, logits);
-            }
-        });
+        let mut logits = vec![0.0; count * self.logits.channels];
+        let batches = images.chunks(INFERENCE_BATCH * self.input.len());
+        for (images, logits) in batches.zip(logits.chunks_mut(INFERENCE_BATCH * self.logits.channels)) {
+            executor.restart_times();
+            executor.load_images(weights, images);
+            executor.forward(weights, Statistics::Running(&self.statistics));
+            executor.logits(self.logits, logits);
+        }
         Ok(logits)
     }
 
@@ -269,9 +258,7 @@ impl Session {
 
     fn pack(&mut self) {
         if !self.packed_is_current {
-            let (program, kernels) = (&self.program, self.kernels);
-            let (parameters, packed) = (&self.parameters, self.packed.all());
-            self.pool.install(|| pack_all(program, kernels, parameters, packed));
+            pack_all(&self.team, &self.program, self.kernels, &self.parameters, self.packed.all());
             self.packed_is_current = true;
         }
     }

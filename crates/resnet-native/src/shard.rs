@@ -9,8 +9,6 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use rayon::prelude::*;
-
 use crate::arena::{Arena, Buffer};
 use crate::graph::{NodeId, Shape};
 use crate::kernels::{
@@ -21,6 +19,7 @@ use crate::plan::{Backward, Forward, InputGradient, Plan, Read, Rectifier};
 use crate::profile::{StepTime, Work};
 use crate::program::{ConvLayer, Layer, Program};
 use crate::statistics::NormValues;
+use crate::team::Team;
 
 /// Bands that a step is cut into over the whole batch, as near as the height allows: enough for many threads.
 const BANDS: usize = 16;
@@ -38,9 +37,11 @@ const MAX_PARTIAL_LEN: usize = 1 << 22;
 /// Layout of the logits and their gradient.
 const HEAD: Layout = Layout::Interleaved;
 
-/// What the steps need of the network.
+/// What the steps need of the network, and the threads that take them.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
+    /// The threads.
+    pub team: &'a Team,
     /// The program.
     pub program: &'a Program,
     /// The kernels.
@@ -180,8 +181,8 @@ impl Shard {
         let (start, program) = (Instant::now(), weights.program);
         let image_len = program.stem.input().len();
         self.images = pixels.len() / image_len;
-        let groups = self.arenas.par_iter_mut().zip(pixels.par_chunks(GROUP * image_len));
-        groups.for_each(|(arena, images)| {
+        let groups = self.arenas.iter_mut().zip(pixels.chunks(GROUP * image_len));
+        weights.team.for_each(groups, |(arena, images)| {
             let (_, [group]) = arena.borrow([], [plan.input]);
             weights.body().load_images(Images { images, conv: &program.stem, group });
         });
@@ -303,8 +304,8 @@ impl Shard {
         let first_sum = self.new_sums(bands.count * 2 * channels);
         let (places, [output]) = self.arenas[group].borrow(step.input.places(), [step.output]);
         let input = pass.source(step.input, places, images);
-        let jobs = output.par_chunks_mut(bands.len).zip(self.sums[first_sum..].par_chunks_mut(2 * channels));
-        jobs.enumerate().for_each(|(index, (output, sums))| {
+        let jobs = output.chunks_mut(bands.len).zip(self.sums[first_sum..].chunks_mut(2 * channels));
+        weights.team.for_each(jobs.enumerate(), |(index, (output, sums))| {
             kernels.conv(ConvBand {
                 gather: &layer.forward,
                 rows: bands.rows(index),
@@ -330,8 +331,8 @@ impl Shard {
         let [input, _] = step.input.places();
         let reads = [input, step.residual.unwrap_or(input)];
         let ([input, residual], [output]) = self.arenas[group].borrow(reads, [step.output]);
-        let jobs = output.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
-        jobs.zip(residual.par_chunks(bands.len)).for_each(|((output, input), residual)| {
+        let jobs = output.chunks_mut(bands.len).zip(input.chunks(bands.len));
+        pass.weights.team.for_each(jobs.zip(residual.chunks(bands.len)), |((output, input), residual)| {
             body.normalize(Normalize {
                 shape,
                 input,
@@ -353,9 +354,10 @@ impl Shard {
         let sum = if let Rectifier::OfSum(sum) = buffers.rectifier { sum } else { buffers.input };
         let reads = [buffers.input, sum];
         let ([input, rectified], [gradient]) = self.arenas[group].borrow(reads, [buffers.gradient]);
-        let jobs = gradient.par_chunks_mut(bands.len).zip(input.par_chunks(bands.len));
-        let sums = self.sums[first_sum..].par_chunks_mut(2 * shape.channels);
-        jobs.zip(rectified.par_chunks(bands.len)).zip(sums).for_each(|(((gradient, input), rectified), sums)| {
+        let jobs = gradient.chunks_mut(bands.len).zip(input.chunks(bands.len));
+        let sums = self.sums[first_sum..].chunks_mut(2 * shape.channels);
+        let jobs = jobs.zip(rectified.chunks(bands.len)).zip(sums);
+        pass.weights.team.for_each(jobs, |(((gradient, input), rectified), sums)| {
             body.normalize_reduce(NormalizeReduce {
                 shape,
                 gradient,
@@ -379,7 +381,7 @@ impl Shard {
         let images = self.images_in(group);
         let (places, [output]) = self.arenas[group].borrow(gradient.places(), [target.buffer]);
         let input = pass.source(gradient, places, images);
-        output.par_chunks_mut(bands.len).enumerate().for_each(|(index, output)| {
+        pass.weights.team.for_each(output.chunks_mut(bands.len).enumerate(), |(index, output)| {
             kernels.conv(ConvBand {
                 gather: &layer.backward,
                 rows: bands.rows(index),
@@ -413,7 +415,7 @@ impl Shard {
             self.partials = Arena::new(self.partial_len);
         }
         let partials = &mut self.partials.all()[..self.partial_len];
-        partials.par_chunks_mut(len / parts).enumerate().for_each(|(index, gradient)| {
+        pass.weights.team.for_each(partials.chunks_mut(len / parts).enumerate(), |(index, gradient)| {
             let (set, first_row) = (index / parts / bands_a_set, index / parts % bands_a_set * rows);
             let first = index % parts * part;
             let groups = set * per_set..inputs.len().min((set + 1) * per_set);
