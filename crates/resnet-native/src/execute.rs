@@ -4,6 +4,7 @@
 //! What shards hand over is added in their order, so the result depends neither on the number of threads nor
 //! on their timing.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::graph::Shape;
@@ -12,7 +13,7 @@ use crate::layout::{GROUP, HALF};
 use crate::plan::{Backward, Forward, Mode, Plan};
 use crate::profile::{StepTime, Work};
 use crate::program::{Layer, Program};
-use crate::shard::{BackwardPart, Pass, Shard, Weights};
+use crate::shard::{Pass, Shard, Weights};
 use crate::statistics::{NormValues, Statistics};
 use crate::team::Team;
 
@@ -24,8 +25,6 @@ pub struct Executor {
     /// Images of a full shard.
     shard_images: usize,
     shards: Vec<Shard>,
-    /// Backward steps in the stretches that shards run without one another.
-    stretches: Vec<Vec<(usize, BackwardPart)>>,
     norms: Vec<NormValues>,
     /// The sum of the shards' gradients by some weights, in the kernels' order.
     summed: Vec<f32>,
@@ -42,7 +41,6 @@ impl Executor {
             capacity,
             shard_images,
             shards: (0..capacity.div_ceil(shard_images)).map(|_| Shard::new(&plan, weights.body().layout())).collect(),
-            stretches: backward_stretches(&plan),
             norms: program.norms.iter().map(|norm| NormValues::new(norm.shape.channels)).collect(),
             summed: Vec::new(),
             times: Vec::new(),
@@ -131,21 +129,15 @@ impl Executor {
 
     /// Runs the backward pass from the gradient of the logits; `gradients` is flat like the parameters.
     pub fn backward(&mut self, weights: Weights<'_>, gradients: &mut [f32]) {
-        for index in 0..self.stretches.len() {
-            let stretch = std::mem::take(&mut self.stretches[index]);
-            self.on_shards(weights, None, |shard, pass| shard.backward(pass, &stretch));
-            for &(step, part) in &stretch {
-                match (part, self.plan.backward[step]) {
-                    (BackwardPart::ConvWeights, Backward::Conv { conv, .. }) => {
-                        self.finish_weights(weights, conv, gradients);
-                    }
-                    (BackwardPart::NormReduce, Backward::Norm { norm, .. }) => {
-                        self.finish_norm(weights, norm, gradients);
-                    }
-                    _ => {}
+        for stretch in backward_stretches(&self.plan) {
+            self.on_shards(weights, None, |shard, pass| shard.backward(pass, stretch.clone()));
+            for step in stretch {
+                match self.plan.backward[step] {
+                    Backward::Conv { conv, .. } => self.finish_weights(weights, conv, gradients),
+                    Backward::Norm { norm, .. } => self.finish_norm(weights, norm, gradients),
+                    Backward::Pad { .. } | Backward::Pool { .. } => {}
                 }
             }
-            self.stretches[index] = stretch;
         }
         self.collect_times();
     }
@@ -233,24 +225,22 @@ impl Executor {
 
 /// Cuts the backward steps after the sums of a batch norm, which all shards make together, and before a
 /// second convolution, whose gradient would take the place of the first's.
-fn backward_stretches(plan: &Plan) -> Vec<Vec<(usize, BackwardPart)>> {
-    let mut stretches: Vec<Vec<_>> = vec![Vec::new()];
+fn backward_stretches(plan: &Plan) -> Vec<Range<usize>> {
+    let mut stretches = Vec::new();
+    let (mut first, mut has_conv) = (0, false);
     for (index, step) in plan.backward.iter().enumerate() {
-        let parts: &[_] = match step {
-            Backward::Conv { input_gradient: Some(_), .. } => &[BackwardPart::ConvWeights, BackwardPart::ConvInput],
-            Backward::Conv { input_gradient: None, .. } => &[BackwardPart::ConvWeights],
-            Backward::Norm { .. } => &[BackwardPart::NormReduce],
-            Backward::Pad { .. } | Backward::Pool { .. } => &[BackwardPart::Whole],
-        };
-        for &part in parts {
-            let stretch = stretches.last().map_or(&[][..], Vec::as_slice);
-            let has = |wanted| stretch.iter().any(|&(_, part)| part == wanted);
-            if has(BackwardPart::NormReduce) || (part == BackwardPart::ConvWeights && has(part)) {
-                stretches.push(Vec::new());
-            }
-            stretches.last_mut().expect("there is always one").push((index, part));
+        let is_conv = matches!(step, Backward::Conv { .. });
+        if is_conv && has_conv {
+            stretches.push(first..index);
+            (first, has_conv) = (index, false);
+        }
+        has_conv |= is_conv;
+        if matches!(step, Backward::Norm { .. }) {
+            stretches.push(first..index + 1);
+            (first, has_conv) = (index + 1, false);
         }
     }
+    stretches.push(first..plan.backward.len());
     stretches
 }
 

@@ -7,7 +7,9 @@
 //! on the batch alone, never on the number of threads, and with it so does the order of every sum.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::slice::ChunksMut;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::arena::{Arena, Buffer};
 use crate::graph::{NodeId, Shape};
@@ -15,7 +17,7 @@ use crate::kernels::{
     ConvBand, ConvWeightsBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeReduce, Pad, Pool, Source,
 };
 use crate::layout::{GROUP, Layout, band_rows, groups, images_in_group};
-use crate::plan::{Backward, Forward, InputGradient, Plan, Read, Rectifier};
+use crate::plan::{Backward, Forward, Plan, Read, Rectifier};
 use crate::profile::{StepTime, Work};
 use crate::program::{ConvLayer, Layer, Program};
 use crate::statistics::NormValues;
@@ -101,19 +103,6 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Part of a backward step that needs nothing of other shards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackwardPart {
-    /// Gradient of a convolution by its weights.
-    ConvWeights,
-    /// Gradient of a convolution by its input.
-    ConvInput,
-    /// Sums for the gradient of a batch norm.
-    NormReduce,
-    /// All of another layer's.
-    Whole,
-}
-
 /// Some images of a batch.
 pub struct Shard {
     /// Memory of each group.
@@ -172,8 +161,8 @@ impl Shard {
         std::mem::take(&mut self.times)
     }
 
-    fn note(&mut self, work: Work, node: Option<NodeId>, start: Instant) {
-        self.times.push(StepTime { work, node, time: start.elapsed() });
+    fn note(&mut self, work: Work, node: Option<NodeId>, time: Duration) {
+        self.times.push(StepTime { work, node, time });
     }
 
     /// Lays images `[images][channels][height][width]` out, no more than fit.
@@ -186,7 +175,7 @@ impl Shard {
             let (_, [group]) = arena.borrow([], [plan.input]);
             weights.body().load_images(Images { images, conv: &program.stem, group });
         });
-        self.note(Work::Load, None, start);
+        self.note(Work::Load, None, start.elapsed());
     }
 
     /// The logits `[images][classes]` of the last forward pass.
@@ -213,21 +202,17 @@ impl Shard {
         }
     }
 
-    /// Runs some parts of backward steps.
-    pub fn backward(&mut self, pass: Pass<'_>, parts: &[(usize, BackwardPart)]) {
+    /// Runs some backward steps.
+    pub fn backward(&mut self, pass: Pass<'_>, steps: Range<usize>) {
         self.sums.clear();
-        let together = |part: &(usize, BackwardPart)| part.1 == BackwardPart::ConvWeights;
-        for parts in parts.chunk_by(|a, b| !together(a) && !together(b)) {
-            match (together(&parts[0]), pass.plan.backward[parts[0].0]) {
-                (true, Backward::Conv { conv, input, output_gradient, .. }) => {
-                    let start = Instant::now();
-                    self.conv_weights(pass, conv, (input, output_gradient));
-                    self.note(Work::BackwardWeights, Some(pass.node(parts[0].0)), start);
-                }
-                _ => {
-                    for group in 0..groups(self.images) {
-                        parts.iter().for_each(|&part| self.backward_part(pass, part, group));
-                    }
+        let steps: Vec<_> = steps.map(|index| (pass.node(index), pass.plan.backward[index])).collect();
+        let is_conv = |step: &(NodeId, Backward)| matches!(step.1, Backward::Conv { .. });
+        for steps in steps.chunk_by(|a, b| !is_conv(a) && !is_conv(b)) {
+            if is_conv(&steps[0]) {
+                self.conv_backward(pass, steps[0]);
+            } else {
+                for group in 0..groups(self.images) {
+                    steps.iter().for_each(|&step| self.backward_step(pass, step, group));
                 }
             }
         }
@@ -257,18 +242,15 @@ impl Shard {
                 body.pool(Pool { shape, input, output });
             }
         }
-        self.note(Work::Forward, Some(step.layer.output()), start);
+        self.note(Work::Forward, Some(step.layer.output()), start.elapsed());
     }
 
-    fn backward_part(&mut self, pass: Pass<'_>, (index, _): (usize, BackwardPart), group: usize) {
+    /// Runs a backward step, other than a convolution's, on a group.
+    fn backward_step(&mut self, pass: Pass<'_>, (node, step): (NodeId, Backward), group: usize) {
         let start = Instant::now();
         let (program, body) = (pass.weights.program, pass.weights.body());
-        match pass.plan.backward[index] {
-            Backward::Conv { conv, output_gradient, input_gradient, .. } => {
-                if let Some(target) = input_gradient {
-                    self.conv_input(pass, conv, output_gradient, target, group);
-                }
-            }
+        match step {
+            Backward::Conv { .. } => unreachable!("convolutions take all groups at once"),
             Backward::Norm { norm, input, rectifier, gradient } => {
                 self.normalize_reduce(pass, norm, NormBuffers { input, rectifier, gradient }, group);
             }
@@ -283,7 +265,7 @@ impl Shard {
                 body.pool_backward(Pool { shape, input, output });
             }
         }
-        self.note(Work::Backward, Some(pass.node(index)), start);
+        self.note(Work::Backward, Some(node), start.elapsed());
     }
 
     /// Images of a group.
@@ -374,66 +356,132 @@ impl Shard {
         });
     }
 
-    fn conv_input(&mut self, pass: Pass<'_>, conv: usize, gradient: Read<Buffer>, target: InputGradient, group: usize) {
+    /// Gradients of a convolution by its weights and by its input, band by band: what both read is then still in
+    /// the cache for the second.
+    fn conv_backward(&mut self, pass: Pass<'_>, (node, step): (NodeId, Backward)) {
+        let Backward::Conv { conv, input, output_gradient, input_gradient: target } = step else { return };
         let layer = &pass.weights.program.convs[conv];
-        let kernels = pass.weights.kernels.of(layer.layout);
-        let bands = Bands::new(layer.conv.input(), layer.layout, pass.images);
-        let images = self.images_in(group);
-        let (places, [output]) = self.arenas[group].borrow(gradient.places(), [target.buffer]);
-        let input = pass.source(gradient, places, images);
-        pass.weights.team.for_each(output.chunks_mut(bands.len).enumerate(), |(index, output)| {
-            kernels.conv(ConvBand {
-                gather: &layer.backward,
-                rows: bands.rows(index),
-                input,
-                weights: &pass.weights.packed[layer.packed_backward.clone()],
-                output,
-                accumulate: target.accumulate,
-                moments: None,
-            });
-        });
+        let (conv, layout) = (&layer.conv, layer.layout);
+        let len = pass.weights.kernels.of(layout).gradient_len(conv);
+        let (rows, parts) = weight_bands(layer, len, pass.images);
+        let bands = conv.output().height / rows;
+        self.new_partials(len * bands * groups(self.images).div_ceil(layout.weight_groups()));
+        self.bias_gradient.clear();
+        let band_len = conv.input().height.div_ceil(bands) * layout.row_len(conv.input());
+        let nowhere = Buffer { offset: 0, len: 0 };
+        let mut all = Vec::new();
+        for (index, arena) in self.arenas[..groups(self.images)].iter_mut().enumerate() {
+            let ([i, j], [g, h]) = (input.places(), output_gradient.places());
+            let ([i, j, g, h], [written]) = arena.borrow([i, j, g, h], [target.map_or(nowhere, |to| to.buffer)]);
+            if layer.bias.is_some() {
+                self.bias_gradient.resize(conv.outputs, 0.0);
+                add_bias_gradient(g, &mut self.bias_gradient);
+            }
+            let images = images_in_group(self.images, index);
+            let input = pass.source(input, [i, j], images);
+            let output_gradient = pass.source(output_gradient, [g, h], images);
+            all.push(ConvGroup { input, output_gradient, bands: written.chunks_mut(band_len) });
+        }
+        let work = ConvBackward {
+            layer,
+            pass,
+            rows,
+            part: conv.outputs / parts,
+            accumulate: target.is_some_and(|to| to.accumulate),
+        };
+        let mut jobs = Vec::new();
+        let mut partials = self.partials.all()[..self.partial_len].chunks_mut(len / parts);
+        for set in all.chunks_mut(layout.weight_groups()) {
+            for (band, part) in (0..bands).flat_map(|band| (0..parts).map(move |part| (band, part))) {
+                let inputs = set.iter().map(|group| group.input).collect();
+                let output_gradients: Vec<_> = set.iter().map(|group| group.output_gradient).collect();
+                // The input's gradient goes with the first part of the outputs.
+                let written = set.iter_mut().filter(|_| part == 0).filter_map(|group| group.bands.next()).collect();
+                let gradient = partials.next().expect("a partial gradient for every job");
+                jobs.push(ConvJob { band, part, inputs, output_gradients, gradient, written });
+            }
+        }
+        let times = [const { AtomicU64::new(0) }; 2];
+        pass.weights.team.for_each(jobs.into_iter(), |job| work.run(job, &times));
+        let [weights, input] = times.map(|time| Duration::from_nanos(time.into_inner()));
+        self.note(Work::BackwardWeights, Some(node), weights);
+        if target.is_some() {
+            self.note(Work::Backward, Some(node), input);
+        }
     }
 
-    fn conv_weights(&mut self, pass: Pass<'_>, conv: usize, (input, output_gradient): (Read<Buffer>, Read<Buffer>)) {
-        let layer = &pass.weights.program.convs[conv];
-        let (kernels, conv) = (pass.weights.kernels.of(layer.layout), &layer.conv);
-        let len = kernels.gradient_len(conv);
-        let (rows, parts) = weight_bands(layer, len, pass.images);
-        let part = conv.outputs / parts;
-        let per_set = layer.layout.weight_groups();
-        let bands_a_set = conv.output().height / rows;
-        let arenas = &self.arenas[..groups(self.images)];
-        let images = self.images;
-        let sources = |read: Read<Buffer>| -> Vec<_> {
-            let places = |group: usize| read.places().map(|place| arenas[group].read(place));
-            let source = |group| pass.source(read, places(group), images_in_group(images, group));
-            (0..arenas.len()).map(source).collect()
-        };
-        let (inputs, gradients) = (sources(input), sources(output_gradient));
-        self.partial_len = arenas.len().div_ceil(per_set) * bands_a_set * len;
-        if self.partials.as_slice().len() < self.partial_len {
-            self.partials = Arena::new(self.partial_len);
+    /// Room for partial gradients of some length in all.
+    fn new_partials(&mut self, len: usize) {
+        self.partial_len = len;
+        if self.partials.as_slice().len() < len {
+            self.partials = Arena::new(len);
         }
-        let partials = &mut self.partials.all()[..self.partial_len];
-        pass.weights.team.for_each(partials.chunks_mut(len / parts).enumerate(), |(index, gradient)| {
-            let (set, first_row) = (index / parts / bands_a_set, index / parts % bands_a_set * rows);
-            let first = index % parts * part;
-            let groups = set * per_set..inputs.len().min((set + 1) * per_set);
-            kernels.conv_weights(ConvWeightsBand {
-                conv,
-                rows: first_row..first_row + rows,
-                inputs: &inputs[groups.clone()],
-                output_gradients: &gradients[groups],
-                outputs: first..first + part,
-                gradient,
-            });
+    }
+}
+
+/// What a convolution's backward pass takes of a group.
+struct ConvGroup<'a> {
+    input: Source<'a>,
+    output_gradient: Source<'a>,
+    /// Of the gradient by the input.
+    bands: ChunksMut<'a, f32>,
+}
+
+/// A band of rows of the gradients of a convolution.
+struct ConvJob<'a> {
+    band: usize,
+    /// Which part of the outputs' weights.
+    part: usize,
+    inputs: Vec<Source<'a>>,
+    output_gradients: Vec<Source<'a>>,
+    /// By the weights.
+    gradient: &'a mut [f32],
+    /// By the input, of each group.
+    written: Vec<&'a mut [f32]>,
+}
+
+/// The backward pass of a convolution.
+struct ConvBackward<'a> {
+    layer: &'a ConvLayer,
+    pass: Pass<'a>,
+    /// Rows of a band of the output.
+    rows: usize,
+    /// Outputs of a part of the weights.
+    part: usize,
+    /// Whether the gradient by the input is added to what is there.
+    accumulate: bool,
+}
+
+impl ConvBackward<'_> {
+    /// Works on a band, and adds the nanoseconds that the gradients by the weights and by the input took.
+    fn run(&self, job: ConvJob<'_>, times: &[AtomicU64; 2]) {
+        let (layer, weights) = (self.layer, self.pass.weights);
+        let kernels = weights.kernels.of(layer.layout);
+        let start = Instant::now();
+        kernels.conv_weights(ConvWeightsBand {
+            conv: &layer.conv,
+            rows: job.band * self.rows..(job.band + 1) * self.rows,
+            inputs: &job.inputs,
+            output_gradients: &job.output_gradients,
+            outputs: job.part * self.part..(job.part + 1) * self.part,
+            gradient: job.gradient,
         });
-        self.bias_gradient.clear();
-        if layer.bias.is_some() {
-            self.bias_gradient.resize(conv.outputs, 0.0);
-            for arena in arenas {
-                add_bias_gradient(arena.read(output_gradient.places()[0]), &mut self.bias_gradient);
-            }
+        let middle = Instant::now();
+        let row_len = layer.layout.row_len(layer.conv.input());
+        let first = job.band * layer.conv.input().height.div_ceil(layer.conv.output().height / self.rows);
+        for (input, output) in job.output_gradients.iter().zip(job.written) {
+            kernels.conv(ConvBand {
+                gather: &layer.backward,
+                rows: first..first + output.len() / row_len,
+                input: *input,
+                weights: &weights.packed[layer.packed_backward.clone()],
+                output,
+                accumulate: self.accumulate,
+                moments: None,
+            });
+        }
+        for (time, spent) in times.iter().zip([middle - start, middle.elapsed()]) {
+            time.fetch_add(spent.as_nanos() as u64, Ordering::Relaxed);
         }
     }
 }
