@@ -2,10 +2,11 @@
 //! two groups at a time. The output's gradient needs its groups put side by side, the input that and a
 //! transposition; rows of both are kept so for as long as they are needed.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::source::Values;
-use super::{SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products, store_planes};
+use super::source::{Part, Steps, Values, Visitor};
+use super::{Pair, SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products, store_planes};
 use crate::geometry::Conv2d;
 use crate::graph::Shape;
 use crate::kernels::{ConvWeightsBand, Source};
@@ -96,21 +97,74 @@ struct Pass<'a, U, const PLANES: usize> {
 /// The tile exists, and so do the planes.
 #[inline(always)]
 unsafe fn zip<U: TileUnit, const PLANES: usize>(groups: &[Values<'_>], row: usize, tile: usize, halves: [*mut f32; 2]) {
-    let mut images = [0; 2];
-    images.iter_mut().zip(groups).for_each(|(images, group)| *images = group.images);
-    for part in (0..HALF).step_by(U::Vector::LANES) {
+    let second = &groups[groups.len() - 1];
+    let images = [groups[0].images, if groups.len() == 2 { second.images } else { 0 }];
+    for channel in (0..HALF).step_by(U::Vector::LANES) {
+        let halves = halves.map(|half| half.wrapping_add(channel));
+        let zip = Zip::<U> { groups: [groups[0].tensors(), second.tensors()], images, halves, unit: PhantomData };
+        // SAFETY: passed on from the caller.
+        unsafe { groups[0].visit::<U::Vector, PLANES>(Part { row, tile, channel }, zip) };
+    }
+}
+
+/// Puts part of a tile of two groups side by side.
+struct Zip<U> {
+    /// The tensors of each.
+    groups: [[*const f32; 2]; 2],
+    images: [usize; 2],
+    halves: [*mut f32; 2],
+    unit: PhantomData<U>,
+}
+
+impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Zip<U> {
+    #[inline(always)]
+    unsafe fn visit<S: Steps<U::Vector>>(self, at: usize, steps: S) {
         // SAFETY: passed on from the caller.
         unsafe {
-            let first = groups[0].part::<U::Vector, PLANES>(row, tile, part);
-            let second = groups[groups.len() - 1].part::<U::Vector, PLANES>(row, tile, part);
-            for image in 0..GROUP {
-                let at = image * HALF;
-                let nothing = (U::Vector::splat(0.0), U::Vector::splat(0.0));
-                let a = if image < images[0] { first.image::<PLANES>(at) } else { nothing };
-                let b = if image < images[1] { second.image::<PLANES>(at) } else { nothing };
-                store_planes::<U, PLANES>((a.0, b.0), halves[0].add(at + part));
-                store_planes::<U, PLANES>((a.1, b.1), halves[1].add(at + part));
+            for image in 0..self.images[0].min(self.images[1]) {
+                let (a, b) =
+                    (self.image::<S, PLANES>(0, at, image, steps), self.image::<S, PLANES>(1, at, image, steps));
+                self.store::<PLANES>(image, a, b);
             }
+            for image in self.images[0].min(self.images[1])..GROUP {
+                let nothing = (U::Vector::splat(0.0), U::Vector::splat(0.0));
+                let a = if image < self.images[0] { self.image::<S, PLANES>(0, at, image, steps) } else { nothing };
+                let b = if image < self.images[1] { self.image::<S, PLANES>(1, at, image, steps) } else { nothing };
+                self.store::<PLANES>(image, a, b);
+            }
+        }
+    }
+}
+
+impl<U: TileUnit> Zip<U> {
+    /// The values of an image of a group.
+    ///
+    /// # Safety
+    /// The image exists.
+    #[inline(always)]
+    unsafe fn image<S: Steps<U::Vector>, const PLANES: usize>(
+        &self,
+        group: usize,
+        at: usize,
+        image: usize,
+        steps: S,
+    ) -> Pair<U::Vector> {
+        let [first, second] = self.groups[group];
+        let at = at + image * HALF;
+        // SAFETY: passed on from the caller.
+        unsafe { steps.image::<PLANES>(first.add(at), second.add(at)) }
+    }
+
+    /// Stores the values of an image of each group.
+    ///
+    /// # Safety
+    /// There is room for the tiles' planes.
+    #[inline(always)]
+    unsafe fn store<const PLANES: usize>(&self, image: usize, a: Pair<U::Vector>, b: Pair<U::Vector>) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            store_planes::<U, PLANES>((a.0, b.0), self.halves[0].add(image * HALF));
+            store_planes::<U, PLANES>((a.1, b.1), self.halves[1].add(image * HALF));
         }
     }
 }

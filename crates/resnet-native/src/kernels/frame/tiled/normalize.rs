@@ -1,6 +1,6 @@
 //! Batch norm's passes over tiles, with the shortcut and the rectifier taken along.
 
-use super::channels::{PaddedAffine, PerChannel, load_affine, masked};
+use super::channels::{PaddedAffine, PerChannel, masked};
 use super::{Pair, TileUnit, Vector, load, store};
 use crate::kernels::{Gate, Normalize, NormalizeReduce};
 use crate::layout::{HALF, TILE, Tiling, stored_tile};
@@ -65,7 +65,10 @@ pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: Normalize
                 // SAFETY: tiles lie inside all slices, which are of one length.
                 let sums = unsafe {
                     let values = [mean.load(block, part), inv_std.load(block, part)];
-                    let affine: Option<[Pair<U::Vector>; 2]> = load_affine(affine.as_ref(), block, part);
+                    let affine: Option<[Pair<U::Vector>; 2]> = match &affine {
+                        Some(affine) => Some(affine.load(block, part)),
+                        None => None,
+                    };
                     let mut sums = [[U::Vector::splat(0.0); 2]; 2];
                     for column in first..columns.min(first + TILES_PER_FLUSH) {
                         let tile = (column * tiling.blocks + block) * stored_tile(PLANES);
