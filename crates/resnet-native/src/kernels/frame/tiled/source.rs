@@ -1,0 +1,173 @@
+//! The values that a convolution reads, tile by tile: as they are stored, or worked out on load.
+
+use super::channels::{PaddedAffine, PerChannel, masked};
+use super::{Pair, Vector, load};
+use crate::graph::Shape;
+use crate::kernels::Source;
+use crate::layout::{GROUP, Tiling, stored_tile};
+
+/// A [`Source`] with its channels' values filled up to whole tiles.
+pub struct Values<'a> {
+    tiling: Tiling,
+    /// Images there are values of.
+    pub images: usize,
+    first: &'a [f32],
+    second: &'a [f32],
+    arithmetic: Arithmetic,
+}
+
+/// What is done with the stored values.
+enum Arithmetic {
+    Nothing,
+    Normalize(PaddedAffine),
+    NormGradient { gate: Option<PaddedAffine>, factors: [PerChannel; 3] },
+}
+
+/// Part of a row's tile: 16 images of some channels.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// Row of pixels.
+    pub row: usize,
+    /// Tile of the row.
+    pub tile: usize,
+    /// First channel of each half.
+    pub channel: usize,
+}
+
+/// What is done with a part, compiled for each way to work its values out.
+pub trait Visitor<V: Vector, const PLANES: usize> {
+    /// Goes through the images; `at` is the place of the first in the tensors.
+    ///
+    /// # Safety
+    /// The part exists in the values it is called for.
+    unsafe fn visit<S: Steps<V>>(self, at: usize, steps: S);
+}
+
+impl<'a> Values<'a> {
+    /// The values of `source`, of this shape.
+    pub fn new(source: Source<'a>, shape: Shape) -> Self {
+        let tiling = Tiling::new(shape);
+        match source {
+            Source::Stored(values) => {
+                Self { tiling, images: GROUP, first: values, second: values, arithmetic: Arithmetic::Nothing }
+            }
+            Source::Normalized { input, affine, images } => {
+                let arithmetic = Arithmetic::Normalize(PaddedAffine::new(affine, tiling));
+                Self { tiling, images, first: input, second: input, arithmetic }
+            }
+            Source::NormGradient { gradient, gate, input, factors, images } => {
+                let gate = gate.map(|affine| PaddedAffine::new(affine, tiling));
+                let factors = factors.map(|values| PerChannel::new(values, tiling));
+                let arithmetic = Arithmetic::NormGradient { gate, factors };
+                Self { tiling, images, first: gradient, second: input, arithmetic }
+            }
+        }
+    }
+
+    /// The tensor, where nothing is to be done with it before it is multiplied in one plane.
+    pub fn direct<const PLANES: usize>(&self) -> Option<*const f32> {
+        (PLANES == 1 && matches!(self.arithmetic, Arithmetic::Nothing)).then_some(self.first.as_ptr())
+    }
+
+    /// The tensors that values are worked out from.
+    pub fn tensors(&self) -> [*const f32; 2] {
+        [self.first.as_ptr(), self.second.as_ptr()]
+    }
+
+    /// Lets `visitor` go through the images of a part.
+    ///
+    /// # Safety
+    /// The part exists.
+    #[inline(always)]
+    pub unsafe fn visit<V: Vector, const PLANES: usize>(&self, part: Part, visitor: impl Visitor<V, PLANES>) {
+        let (block, channel) = (part.tile % self.tiling.blocks, part.channel);
+        let at = (part.row * self.tiling.row_tiles() + part.tile) * stored_tile(PLANES) + channel;
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match &self.arithmetic {
+                Arithmetic::Nothing => visitor.visit(at, AsStored),
+                Arithmetic::Normalize(affine) => visitor.visit(at, Normalize(affine.load(block, channel))),
+                Arithmetic::NormGradient { gate, factors: [a, b, c] } => {
+                    let factors = [a.load(block, channel), b.load(block, channel), c.load(block, channel)];
+                    match gate {
+                        Some(gate) => visitor.visit(at, GatedGradient(gate.load(block, channel), factors)),
+                        None => visitor.visit(at, Gradient(factors)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A way to work out the values of one image.
+pub trait Steps<V: Vector>: Copy {
+    /// The values of both halves, from their places in the [tensors](Values::tensors).
+    ///
+    /// # Safety
+    /// The places are valid for part of a tile's row.
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32) -> Pair<V>;
+}
+
+#[derive(Clone, Copy)]
+struct AsStored;
+
+/// Scale and shift, then the rectifier.
+#[derive(Clone, Copy)]
+struct Normalize<V>([Pair<V>; 2]);
+
+/// `a`, `b` and `c`.
+#[derive(Clone, Copy)]
+struct Gradient<V>([Pair<V>; 3]);
+
+/// Scale and shift of what the rectifier saw, and [`Gradient`].
+#[derive(Clone, Copy)]
+struct GatedGradient<V>([Pair<V>; 2], [Pair<V>; 3]);
+
+impl<V: Vector> Steps<V> for AsStored {
+    #[inline(always)]
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32) -> Pair<V> {
+        // SAFETY: passed on from the caller.
+        unsafe { load::<V, PLANES>(first) }
+    }
+}
+
+impl<V: Vector> Steps<V> for Normalize<V> {
+    #[inline(always)]
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32) -> Pair<V> {
+        let Self([scale, shift]) = *self;
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let y = load::<V, PLANES>(first);
+            (y.0.mul_add(scale.0, shift.0).relu(), y.1.mul_add(scale.1, shift.1).relu())
+        }
+    }
+}
+
+impl<V: Vector> Steps<V> for Gradient<V> {
+    #[inline(always)]
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32) -> Pair<V> {
+        // SAFETY: passed on from the caller.
+        unsafe { gradient(load::<V, PLANES>(first), load::<V, PLANES>(second), self.0) }
+    }
+}
+
+impl<V: Vector> Steps<V> for GatedGradient<V> {
+    #[inline(always)]
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32) -> Pair<V> {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let y = load::<V, PLANES>(second);
+            gradient(masked(load::<V, PLANES>(first), self.0, y), y, self.1)
+        }
+    }
+}
+
+/// `a g + b y + c`.
+///
+/// # Safety
+/// The machine has the vector's instructions.
+#[inline(always)]
+unsafe fn gradient<V: Vector>(g: Pair<V>, y: Pair<V>, [a, b, c]: [Pair<V>; 3]) -> Pair<V> {
+    // SAFETY: passed on from the caller.
+    unsafe { (g.0.mul_add(a.0, y.0.mul_add(b.0, c.0)), g.1.mul_add(a.1, y.1.mul_add(b.1, c.1))) }
+}
