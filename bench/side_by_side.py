@@ -31,7 +31,9 @@ PYTORCH, ONNX = "pytorch_speed.py", "onnx_speed.py"
 # Name, environment, script (None: this engine), its first arguments, its flags.
 CONTESTANTS = [
     ("resnet bf16", {}, None, [], ["--precision", "bf16"]),
+    ("resnet tf32", {}, None, [], ["--precision", "tf32"]),
     ("resnet f32", {}, None, [], ["--precision", "f32"]),
+    ("resnet f32, AVX-512 forced", {"RESNET_ISA": "avx512"}, None, [], ["--precision", "f32"]),
     ("resnet f32, AVX2 forced", AVX2, None, [], ["--precision", "f32"]),
     ("PyTorch eager fp32 (default)", {}, PYTORCH, [], []),
     ("PyTorch eager fp32, AVX2 forced", AVX2, PYTORCH, [], []),

@@ -11,8 +11,8 @@ fn bench(arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn the_json_has_speeds_memory_and_every_layer_in_both_precisions() {
-    for precision in ["f32", "bf16"] {
+fn the_json_has_speeds_memory_and_every_layer_in_every_precision() {
+    for precision in ["f32", "tf32", "bf16"] {
         let output = bench(&["--json", "--precision", precision]).assert().success().get_output().stdout.clone();
         let report: serde_json::Value = serde_json::from_slice(&output).unwrap();
         assert_eq!((report["model"].as_str(), report["batch"].as_u64()), (Some("cifar-resnet8"), Some(5)));
@@ -39,7 +39,7 @@ fn a_person_sees_the_step_by_kind_of_work_or_by_layer() {
 
 #[test]
 fn wrong_use_is_explained() {
-    bench(&["--precision", "f64"]).assert().failure().stderr(contains("f32, bf16"));
+    bench(&["--precision", "f64"]).assert().failure().stderr(contains("f32, tf32, bf16"));
     bench(&["--seconds=-1"]).assert().failure().stderr(contains("--seconds"));
     bench(&[])
         .env("RESNET_ISA", "sse")

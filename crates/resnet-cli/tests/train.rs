@@ -112,7 +112,7 @@ fn wrong_use_is_explained_and_leaves_no_run() {
         (&["--recipe=imagenet"], "expected one of quick, paper-cifar"),
         (&["--config=mine.toml"], "mine.toml: batch must be at least 1"),
         (&["--config=absent.toml"], "absent.toml"),
-        (&["--precision=f64"], "f32, bf16"),
+        (&["--precision=f64"], "f32, tf32, bf16"),
         (&["--set=batch"], "SETTING=VALUE"),
         (&["--set=learning-rate=1"], "unknown field `learning-rate`"),
         (&["--data=absent"], "absent"),

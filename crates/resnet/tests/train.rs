@@ -63,6 +63,7 @@ fn a_run_that_was_stopped_ends_as_one_that_was_not() {
     let parent = tempfile::tempdir().expect("a folder");
     for (index, settings) in [
         "precision = 'f32'\nschedule.kind = 'one-cycle'",
+        "precision = 'tf32'\nschedule.kind = 'one-cycle'",
         "precision = 'bf16'\nschedule.kind = 'one-cycle'",
         "optimizer.kind = 'adam'\nschedule = { kind = 'plateau', patience = 0 }",
         "validation-images = 6\nlabel-smoothing = 0.1\n\

@@ -409,7 +409,7 @@ macro_rules! implement_tiled_kernels {
                 $crate::kernels::frame::tiled::unpack_gradient(conv, summed, first, gradient);
             }
 
-            $crate::kernels::kernel!(spin, [$(#[$feature])?] tiled::spin::<$unit>);
+            $crate::kernels::kernel!(spin, [$(#[$feature])?] tiled::spin::<$unit, $planes>);
             $crate::kernels::kernel!(load_images, Images, [$(#[$feature])?] tiled::load_images::<$unit, $planes>);
             $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] tiled::conv::<$unit, $planes>);
             $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?] tiled::conv_weights::<$unit, $planes>);

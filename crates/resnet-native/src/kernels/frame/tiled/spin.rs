@@ -1,14 +1,14 @@
 //! The most that a matrix unit can do, to measure the rest against.
 
-use super::TileUnit;
+use super::{TileUnit, plane_products};
 use crate::layout::{GROUP, HALF};
 
-/// Keeps four tiles of sums busy; returns the multiply-adds done.
+/// Keeps four tiles of sums busy; returns the multiply-adds done, each of which takes the products of all planes.
 ///
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn spin<U: TileUnit>(rounds: usize) -> u64 {
+pub unsafe fn spin<U: TileUnit, const PLANES: usize>(rounds: usize) -> u64 {
     // SAFETY: passed on from the caller; no memory is touched.
     unsafe {
         let mut unit = U::new();
@@ -25,5 +25,5 @@ pub unsafe fn spin<U: TileUnit>(rounds: usize) -> u64 {
             unit.dot::<3, 4, 5>();
         }
     }
-    (rounds * 4 * GROUP * HALF * 2 * HALF) as u64
+    (rounds * 4 * GROUP * HALF * 2 * HALF / plane_products(PLANES).len()) as u64
 }
