@@ -8,7 +8,8 @@ use crate::arena::Arena;
 use crate::error::{Error, Result};
 use crate::execute::{Executor, pack_all};
 use crate::graph::{Graph, Role, Shape};
-use crate::kernels::{Isa, KernelSet, Precision, flush_denormals, select};
+use crate::infer::Inference;
+use crate::kernels::{Isa, KernelSet, PixelKernels, Precision, flush_denormals, select, select_inference};
 use crate::loss::{Outcome, softmax_cross_entropy};
 use crate::optimizer::{Optimizer, Update};
 use crate::plan::Mode;
@@ -28,8 +29,6 @@ pub struct Options {
     pub precision: Precision,
 }
 
-/// Most images of one forward pass when there is no backward pass to follow.
-const INFERENCE_BATCH: usize = 128;
 
 /// A network that runs: forward, backward, update.
 pub struct Session {
@@ -47,7 +46,10 @@ pub struct Session {
     /// Whether `packed` holds the current parameters.
     packed_is_current: bool,
     training: Option<Executor>,
-    inference: Option<Executor>,
+    inference: Option<Inference>,
+    /// Whether `inference` holds the current parameters and statistics.
+    inference_is_current: bool,
+    inference_kernels: &'static dyn PixelKernels,
     /// Whether the last pass was for training.
     trained_last: bool,
 }
@@ -81,6 +83,8 @@ impl Session {
             packed_is_current: false,
             training: None,
             inference: None,
+            inference_is_current: false,
+            inference_kernels: select_inference(options.isa, options.precision)?,
             trained_last: false,
             program,
         })
@@ -103,7 +107,8 @@ impl Session {
 
     /// Bytes of activations and gradients allocated so far.
     pub fn arena_bytes(&self) -> usize {
-        self.training.iter().chain(&self.inference).map(Executor::arena_bytes).sum()
+        let training = self.training.as_ref().map_or(0, Executor::arena_bytes);
+        training + self.inference.as_ref().map_or(0, Inference::arena_bytes)
     }
 
     /// All tensors of the state, in graph order.
@@ -131,6 +136,7 @@ impl Session {
         };
         target.copy_from_slice(values);
         self.packed_is_current = false;
+        self.inference_is_current = false;
     }
 
     /// All gradients, flat: the parameters in graph order.
@@ -165,6 +171,7 @@ impl Session {
         let start = Instant::now();
         self.pack();
         self.trained_last = true;
+        self.inference_is_current = false;
         let weights = Weights {
             program: &self.program,
             kernels: self.kernels,
@@ -194,8 +201,11 @@ impl Session {
     /// How long each step of the last pass over a batch took: of [`forward_backward`](Self::forward_backward)
     /// and the [`apply`](Self::apply) after it, or of [`infer`](Self::infer), whichever came last.
     pub fn profile(&self) -> &[StepTime] {
-        let executor = if self.trained_last { &self.training } else { &self.inference };
-        executor.as_ref().map_or(&[], Executor::times)
+        if self.trained_last {
+            self.training.as_ref().map_or(&[], Executor::times)
+        } else {
+            self.inference.as_ref().map_or(&[], Inference::times)
+        }
     }
 
     /// Multiply-adds a second that the kernels reach on all threads with nothing to load or store.
@@ -222,6 +232,7 @@ impl Session {
             executor.note(Work::Update, start);
         }
         self.packed_is_current = false;
+        self.inference_is_current = false;
     }
 
     /// Logits `[images, classes]` of images `[images, channels, height, width]`, with the running
@@ -231,26 +242,17 @@ impl Session {
     /// When the pixels are not those of a whole number of images.
     pub fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
         let count = self.count_images(images)?;
-        self.pack();
         self.trained_last = false;
-        let capacity = count.min(INFERENCE_BATCH);
-        let weights = Weights {
-            program: &self.program,
-            kernels: self.kernels,
-            parameters: &self.parameters,
-            packed: self.packed.as_slice(),
-        };
-        let executor = executor_for(&mut self.inference, weights, capacity, Mode::Inference);
-        let (statistics, input, shape) = (&self.statistics, self.input, self.logits);
-        let mut logits = vec![0.0; count * shape.channels];
+        let (program, kernels, threads) = (&self.program, self.inference_kernels, self.threads());
+        let (parameters, statistics) = (&self.parameters, &self.statistics);
+        let inference = self.inference.get_or_insert_with(|| Inference::new(program, kernels, threads));
+        let stale = !std::mem::replace(&mut self.inference_is_current, true);
+        let mut logits = vec![0.0; count * self.logits.channels];
         self.pool.install(|| {
-            let batches = images.chunks(INFERENCE_BATCH * input.len());
-            for (images, logits) in batches.zip(logits.chunks_mut(INFERENCE_BATCH * shape.channels)) {
-                executor.restart_times();
-                executor.load_images(weights, images);
-                executor.forward(weights, Statistics::Running(statistics));
-                executor.logits(shape, logits);
+            if stale {
+                inference.fold(program, parameters, statistics);
             }
+            inference.run(images, &mut logits);
         });
         Ok(logits)
     }

@@ -1,5 +1,7 @@
 //! Batch norm's statistics, and what follows from them for each channel.
 
+use std::ops::Range;
+
 use crate::kernels::Affine;
 use crate::program::NormLayer;
 
@@ -15,6 +17,13 @@ pub enum Statistics<'a> {
     Batch(&'a mut [f32]),
     /// The running ones.
     Running(&'a [f32]),
+}
+
+/// Factor and summand of a channel of batch norm with the running statistics.
+pub fn running_affine(norm: &NormLayer, parameters: &[f32], running: &[f32], channel: usize) -> (f64, f64) {
+    let value = |values: &[f32], range: &Range<usize>| f64::from(values[range.start + channel]);
+    let scale = value(parameters, &norm.weight) / (value(running, &norm.running_var) + EPS).sqrt();
+    (scale, value(parameters, &norm.bias) - value(running, &norm.running_mean) * scale)
 }
 
 /// Per channel `a, b, c` of `a g + b y + c`, the gradient by batch norm's input `y`.

@@ -11,6 +11,7 @@
 mod conv;
 mod conv_weights;
 mod normalize;
+pub mod pixels;
 mod resample;
 mod spin;
 pub mod tiled;
@@ -32,7 +33,7 @@ use crate::layout::GROUP;
 ///
 /// # Safety
 /// Every method needs a machine that has the vector's instructions; `load` and `store` need a pointer
-/// valid for [`LANES`](Vector::LANES) floats, of any alignment.
+/// valid for [`LANES`](Vector::LANES) floats, of any alignment, `load_bf16` and `store_bf16` one valid for as many `u16`.
 pub trait Vector: Copy {
     /// Floats in a register.
     const LANES: usize;
@@ -60,6 +61,12 @@ pub trait Vector: Copy {
     unsafe fn zip_low(a: Self, b: Self) -> Self;
     /// The same for the high halves.
     unsafe fn zip_high(a: Self, b: Self) -> Self;
+    /// As many values in bf16, widened.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    /// The reverse of [`load_bf16`](Vector::load_bf16), rounding to the nearest and to even.
+    unsafe fn store_bf16(self, to: *mut u16);
+    /// What [`store_bf16`](Vector::store_bf16) keeps of each value.
+    unsafe fn round_bf16(self) -> Self;
     /// Transposes a tile of 16 by 16 words.
     #[inline(always)]
     unsafe fn transpose(from: *const f32, to: *mut f32) {
