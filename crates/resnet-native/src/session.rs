@@ -12,11 +12,9 @@ use crate::infer::Inference;
 use crate::kernels::{Isa, KernelSet, PixelKernels, Precision, flush_denormals, select, select_inference};
 use crate::loss::{Outcome, softmax_cross_entropy};
 use crate::optimizer::{Optimizer, Update};
-use crate::plan::Mode;
 use crate::profile::{StepTime, Work};
 use crate::program::{Placed, Program};
 use crate::shard::Weights;
-use crate::statistics::Statistics;
 
 /// How a session runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,7 +26,6 @@ pub struct Options {
     /// Precision of training and inference.
     pub precision: Precision,
 }
-
 
 /// A network that runs: forward, backward, update.
 pub struct Session {
@@ -178,14 +175,14 @@ impl Session {
             parameters: &self.parameters,
             packed: self.packed.as_slice(),
         };
-        let executor = executor_for(&mut self.training, weights, count, Mode::Training);
+        let executor = executor_for(&mut self.training, weights, count);
         executor.restart_times();
         executor.note(Work::Pack, start);
         let (statistics, gradients) = (&mut self.statistics, &mut self.gradients);
         let logits_shape = self.logits;
         let outcome = self.pool.install(|| {
             executor.load_images(weights, images);
-            executor.forward(weights, Statistics::Batch(statistics));
+            executor.forward(weights, statistics);
             let start = Instant::now();
             let mut logits = vec![0.0; count * logits_shape.channels];
             executor.logits(logits_shape, &mut logits);
@@ -280,12 +277,7 @@ impl Session {
 }
 
 /// The executor in `slot`, made anew when there is none or it is too small.
-fn executor_for<'a>(
-    slot: &'a mut Option<Executor>,
-    weights: Weights<'_>,
-    images: usize,
-    mode: Mode,
-) -> &'a mut Executor {
+fn executor_for<'a>(slot: &'a mut Option<Executor>, weights: Weights<'_>, images: usize) -> &'a mut Executor {
     let fits = slot.take().filter(|executor| executor.capacity() >= images);
-    slot.insert(fits.unwrap_or_else(|| Executor::new(weights, images, mode)))
+    slot.insert(fits.unwrap_or_else(|| Executor::new(weights, images)))
 }

@@ -14,7 +14,8 @@ const FORMATS: [Format; 4] = [Format::Single, Format::Planes(1), Format::Planes(
 
 /// Every format on every instruction set there is, or on the one that `RESNET_ISA` forces.
 fn all_kernels() -> impl Iterator<Item = (&'static dyn PixelKernels, String)> {
-    let formats = |isa| FORMATS.map(|format| select_pixels(Some(isa), format).expect("an instruction set that is available"));
+    let formats =
+        |isa| FORMATS.map(|format| select_pixels(Some(isa), format).expect("an instruction set that is available"));
     Isa::available().flat_map(formats).map(|kernels| {
         let name = format!("{} {:?}", kernels.isa().name(), kernels.format());
         (kernels, name)
@@ -108,9 +109,17 @@ impl Case {
     }
 
     /// The convolution block by block, after a check that what is no pixel is zero still.
-    fn run(&self, kernels: &dyn PixelKernels, walk: &Walk, x: &[f32], w: &[f32], bias: &[f32], residual: &[f32]) -> Vec<f32> {
+    fn run(
+        &self,
+        kernels: &dyn PixelKernels,
+        walk: &Walk,
+        x: &[f32],
+        w: &[f32],
+        bias: &[f32],
+        residual: &[f32],
+    ) -> Vec<f32> {
         let (from, to) = (&walk.from, &walk.to);
-        let mut weights = vec![f32::NAN; to.blocks() * walk.packed_len()];
+        let mut weights = vec![f32::NAN; to.blocks() * walk.packed_len];
         walk.pack_weights(w, &mut weights);
         let (input, residual) = (load(kernels, from, x), load(kernels, to, residual));
         let mut found = Vec::new();
@@ -121,7 +130,7 @@ impl Case {
             kernels.conv(PixelConv {
                 walk,
                 input: &input,
-                weights: &weights[block * walk.packed_len()..][..walk.packed_len()],
+                weights: &weights[block * walk.packed_len..][..walk.packed_len],
                 bias: &padded,
                 residual: self.residual.then(|| &residual[block * to.block_len()..][..to.block_len()]),
                 output: &mut output,

@@ -21,7 +21,7 @@ use crate::profile::{StepTime, Work};
 use crate::program::Program;
 use network::{Layer, Network, Op};
 
-pub use pixels::{Format, NARROW_BLOCK, Pixels, Reach};
+pub use pixels::{Format, NARROW_BLOCK, Pixels, Reach, TILE_ROWS};
 pub use walk::{PixelTile, Term, Walk};
 
 /// A network ready to infer.
@@ -58,8 +58,9 @@ impl Inference {
         let shape = network.image.shape;
         let jobs = images.chunks_exact(shape.len()).zip(logits.chunks_exact_mut(network.logits.len));
         let jobs = Mutex::new(jobs);
-        self.workers.par_iter_mut().for_each(|worker| {
-            worker.restart_times();
+        self.workers.iter_mut().for_each(Worker::restart_times);
+        let busy = self.workers.len().min(images.len() / shape.len());
+        self.workers[..busy].par_iter_mut().for_each(|worker| {
             let next = || jobs.lock().expect("no thread panics with the queue").next();
             while let Some((image, logits)) = next() {
                 worker.run(network, kernels, packed, image, logits);
@@ -140,14 +141,15 @@ impl Worker {
                 let conv = &network.convs[conv];
                 let reads = [layer.input, residual.unwrap_or(layer.input)];
                 let ([input, added], [output]) = self.arena.borrow(reads, [layer.output]);
-                let (walk, to) = (&conv.walk, &conv.walk.to);
-                let weights = packed[conv.packed.clone()].chunks_exact(walk.packed_len());
-                let biases = packed[conv.bias.clone()].chunks_exact(to.block);
-                let blocks = output.chunks_exact_mut(to.block_len()).zip(weights).zip(biases);
-                for (block, ((output, weights), bias)) in blocks.enumerate() {
-                    let residual = residual.map(|_| &added[block * to.block_len()..][..to.block_len()]);
-                    kernels.conv(PixelConv { walk, input, weights, bias, residual, output, relu });
-                }
+                kernels.conv(PixelConv {
+                    walk: &conv.walk,
+                    input,
+                    weights: &packed[conv.packed.clone()],
+                    bias: &packed[conv.bias.clone()],
+                    residual: residual.map(|_| added),
+                    output,
+                    relu,
+                });
             }
             Op::Pool(pixels) => {
                 let ([input], [output]) = self.arena.borrow([layer.input], [layer.output]);

@@ -115,7 +115,7 @@ impl Network {
         let op = match (&draft.kind, places[draft.input], places[draft.output]) {
             (DraftKind::Conv { conv, weights, norm, residual, relu }, Place::Pixels(from), Place::Pixels(to)) => {
                 let walk = Walk::new(*conv, from, to);
-                let packed = self.reserve(to.blocks() * walk.packed_len());
+                let packed = self.reserve(to.blocks() * walk.packed_len);
                 let bias = self.reserve(to.blocks() * to.block);
                 self.convs.push(Conv { walk, weights: weights.clone(), norm: *norm, packed, bias });
                 Op::Conv { conv: self.convs.len() - 1, residual: residual.map(|node| buffers[node]), relu: *relu }

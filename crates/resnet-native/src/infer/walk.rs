@@ -16,6 +16,8 @@ pub struct Term {
     pub from: isize,
     /// Which halves of what is written it adds to.
     pub halves: [bool; 2],
+    /// Channels of the block read that exist.
+    pub channels: usize,
     /// Block of channels read.
     block: usize,
     /// Row of the kernel.
@@ -48,6 +50,8 @@ pub struct Walk {
     pub terms: Vec<Term>,
     /// What is written, together every pixel once.
     pub tiles: Vec<PixelTile>,
+    /// Words of the packed weights of one block written.
+    pub packed_len: usize,
 }
 
 impl Walk {
@@ -58,9 +62,10 @@ impl Walk {
     pub fn new(conv: Conv2d, from: Pixels, to: Pixels) -> Self {
         assert!(from.shape == conv.input() && to.shape == conv.output() && from.format == to.format);
         assert!(to.block >= NARROW_BLOCK, "blocks written are whole vectors");
-        let mut walk = Self { conv, from, to, terms: Vec::new(), tiles: Vec::new() };
+        let mut walk = Self { conv, from, to, terms: Vec::new(), tiles: Vec::new(), packed_len: 0 };
         walk.terms = walk.list_terms();
         walk.tiles = walk.list_tiles();
+        walk.packed_len = walk.terms.iter().map(|term| walk.weights_of(term)).sum();
         walk.check_reach();
         walk
     }
@@ -123,6 +128,7 @@ impl Walk {
                     terms.push(Term {
                         from: (block * self.from.block_len()) as isize + within,
                         halves: [0, 1].map(|half| half < self.halves() && columns(half).any(|c| c == column)),
+                        channels: self.from.channels_of(block),
                         block,
                         row,
                         column,
@@ -172,29 +178,26 @@ impl Walk {
                 assert!(within >= 0 && within as usize + rows <= self.from.plane_len(), "a border too narrow");
             }
         }
-        let last = self.to.word(self.to.shape.height as isize - 1, self.to.shape.width as isize);
-        assert!(last as usize <= self.to.plane_len());
+        let rows = TILE_ROWS * self.to.format.words(self.pixels_written() * self.to.block);
+        assert!(
+            self.tiles.iter().all(|tile| tile.to + rows <= self.to.plane_len()),
+            "too little room after the pixels"
+        );
     }
 
-    /// Words of the packed weights of one block written.
-    pub fn packed_len(&self) -> usize {
-        let term = |term: &Term| match self.from.format {
-            Format::Single => self.from.channels_of(term.block) * self.to.block,
+    /// Words of a term's packed weights.
+    fn weights_of(&self, term: &Term) -> usize {
+        match self.from.format {
+            Format::Single => term.channels * self.to.block,
             Format::Planes(planes) => term.halves.iter().filter(|&&half| half).count() * planes * TILE,
-        };
-        self.terms.iter().map(term).sum()
-    }
-
-    /// Channels read of a term's pixel.
-    pub fn channels_of(&self, term: &Term) -> usize {
-        self.from.channels_of(term.block)
+        }
     }
 
     /// Packs weights `[out][in][row][column]` for all blocks written: `[block written][term]`, and then
     /// `[channel read][channel written]` in single precision; else, for the halves that the term adds to, a tile for each
     /// plane, 16 rows of pairs of values read by 16 channels written.
     pub fn pack_weights(&self, weights: &[f32], packed: &mut [f32]) {
-        for (block, packed) in packed.chunks_exact_mut(self.packed_len()).enumerate() {
+        for (block, packed) in packed.chunks_exact_mut(self.packed_len).enumerate() {
             let mut rest = packed;
             for term in &self.terms {
                 match self.from.format {
@@ -212,7 +215,7 @@ impl Walk {
     }
 
     fn pack_rows<'a>(&self, weights: &[f32], block: usize, term: &Term, packed: &'a mut [f32]) -> &'a mut [f32] {
-        let (rows, rest) = packed.split_at_mut(self.channels_of(term) * self.to.block);
+        let (rows, rest) = packed.split_at_mut(term.channels * self.to.block);
         for (channel, row) in rows.chunks_exact_mut(self.to.block).enumerate() {
             for (lane, value) in row.iter_mut().enumerate() {
                 *value = self.weight(weights, term, (channel, 0), (block * self.to.block + lane, 0));

@@ -4,19 +4,19 @@
 use super::Isa;
 use crate::infer::{Format, NARROW_BLOCK, Pixels, Walk};
 
-/// A convolution of one image into one block of channels: `output = relu(conv(input) + bias + residual)`.
+/// A convolution of one image into some blocks of channels: `output = relu(conv(input) + bias + residual)`.
 pub struct PixelConv<'a> {
     /// What is read and written.
     pub walk: &'a Walk,
     /// All blocks of the image.
     pub input: &'a [f32],
-    /// Packed weights of the block written.
+    /// Packed weights of the blocks written.
     pub weights: &'a [f32],
-    /// One value for each channel of the block.
+    /// One value for each channel of the blocks.
     pub bias: &'a [f32],
-    /// The same block of what is added, laid out as the output.
+    /// The same blocks of what is added, laid out as the output.
     pub residual: Option<&'a [f32]>,
-    /// The block written; its border is left as it is.
+    /// The blocks written; their border is left as it is.
     pub output: &'a mut [f32],
     /// Whether to rectify.
     pub relu: bool,
@@ -69,10 +69,11 @@ impl PixelConv<'_> {
         let Walk { from, to, .. } = self.walk;
         assert!(from.format == kernels.format() && to.format == kernels.format());
         assert_eq!(self.input.len(), from.len());
-        assert_eq!(self.weights.len(), self.walk.packed_len());
-        assert_eq!(self.bias.len(), to.block);
-        assert_eq!(self.output.len(), to.block_len());
-        assert!(self.residual.is_none_or(|residual| residual.len() == to.block_len()));
+        let blocks = self.output.len() / to.block_len();
+        assert_eq!(self.output.len(), blocks * to.block_len());
+        assert_eq!(self.weights.len(), blocks * self.walk.packed_len);
+        assert_eq!(self.bias.len(), blocks * to.block);
+        assert!(self.residual.is_none_or(|residual| residual.len() == self.output.len()));
     }
 }
 

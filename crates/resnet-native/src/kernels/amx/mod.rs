@@ -143,8 +143,8 @@ impl TileUnit for Unit {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(values: Lanes, to: *mut u16) {
+    unsafe fn store_halves(values: [Lanes; 2], to: *mut u16) {
         // SAFETY: as above, with AVX-512's bf16.
-        unsafe { values.store_by_instruction(to) }
+        unsafe { Lanes::store_halves_bf16(values, to) }
     }
 }

@@ -193,14 +193,17 @@ impl Lanes {
         }
     }
 
-    /// [`Vector::store_bf16`] with the instruction for it.
+    /// [`Vector::store_bf16`] for two vectors, one after the other, with the instruction for it.
     ///
     /// # Safety
     /// As for that, and the machine has AVX-512BF16.
     #[inline(always)]
-    pub unsafe fn store_by_instruction(self, to: *mut u16) {
+    pub unsafe fn store_halves_bf16(values: [Self; 2], to: *mut u16) {
         // SAFETY: passed on from the caller.
-        unsafe { _mm256_storeu_si256(to.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0))) }
+        unsafe {
+            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(values[1].0, values[0].0));
+            _mm512_storeu_si512(to.cast(), halves);
+        }
     }
 
     /// [`Vector::narrow`] with the instruction for it.

@@ -16,10 +16,15 @@ pub trait Number {
 
     /// Loads values.
     unsafe fn load(from: *const f32, at: usize, plane_len: usize) -> Self::Vector;
-    /// Stores values.
-    unsafe fn store(values: Self::Vector, to: *mut f32, at: usize, plane_len: usize);
     /// Stores pairs of neighbouring values, `[even, odd]`, one pair every `step` values.
-    unsafe fn store_pairs(pairs: [Self::Vector; 2], count: usize, to: *mut f32, at: usize, step: usize, plane_len: usize);
+    unsafe fn store_pairs(
+        pairs: [Self::Vector; 2],
+        count: usize,
+        to: *mut f32,
+        at: usize,
+        step: usize,
+        plane_len: usize,
+    );
 }
 
 /// Single precision.
@@ -32,12 +37,6 @@ impl<V: Vector> Number for Single<V> {
     unsafe fn load(from: *const f32, at: usize, _plane_len: usize) -> V {
         // SAFETY: passed on from the caller.
         unsafe { V::load(from.add(at)) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(values: V, to: *mut f32, at: usize, _plane_len: usize) {
-        // SAFETY: passed on from the caller.
-        unsafe { values.store(to.add(at)) }
     }
 
     #[inline(always)]
@@ -78,29 +77,7 @@ impl<U: TileUnit, const PLANES: usize> Number for Planes<U, PLANES> {
     }
 
     #[inline(always)]
-    unsafe fn store(values: U::Vector, to: *mut f32, at: usize, plane_len: usize) {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            let to = to.cast::<u16>().add(at);
-            let mut rest = values;
-            for plane in 0..PLANES {
-                U::store_bf16(rest, to.add(plane * 2 * plane_len));
-                if plane + 1 < PLANES {
-                    rest = rest.sub(rest.round_bf16());
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_pairs(
-        pairs: [U::Vector; 2],
-        count: usize,
-        to: *mut f32,
-        at: usize,
-        step: usize,
-        plane_len: usize,
-    ) {
+    unsafe fn store_pairs(pairs: [U::Vector; 2], count: usize, to: *mut f32, at: usize, step: usize, plane_len: usize) {
         let mut words = [0.0; MAX_LANES];
         let mut rest = pairs;
         for plane in 0..PLANES {
@@ -112,6 +89,26 @@ impl<U: TileUnit, const PLANES: usize> Number for Planes<U, PLANES> {
                     *to.add(lane * step / 2) = *word;
                 }
                 rest = [rest[0].sub(rest[0].round_bf16()), rest[1].sub(rest[1].round_bf16())];
+            }
+        }
+    }
+}
+
+impl<U: TileUnit, const PLANES: usize> Planes<U, PLANES> {
+    /// Stores two vectors, the second 16 values after the first.
+    ///
+    /// # Safety
+    /// As for [`Number`].
+    #[inline(always)]
+    pub unsafe fn store_halves(values: [U::Vector; 2], to: *mut f32, at: usize, plane_len: usize) {
+        let mut rest = values;
+        for plane in 0..PLANES {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                U::store_halves(rest, to.add(plane * plane_len).cast::<u16>().add(at));
+                if plane + 1 < PLANES {
+                    rest = [rest[0].sub(rest[0].round_bf16()), rest[1].sub(rest[1].round_bf16())];
+                }
             }
         }
     }

@@ -5,28 +5,30 @@ use crate::infer::{PixelTile, Walk};
 use crate::kernels::PixelConv;
 use crate::kernels::frame::Vector;
 
-/// Computes a block with `K` vectors by `P` pixels or, where it has only one vector, that by `M` pixels.
+/// Computes some blocks with `K` vectors by `P` pixels or, where it has only one vector, that by `M` pixels.
 ///
 /// # Safety
 /// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const M: usize>(band: PixelConv<'_>) {
-    let block = band.walk.to.block;
-    let pass = Pass::new(band);
-    // SAFETY: passed on from the caller.
-    unsafe {
-        for part in (0..block).step_by(K.min(block / V::LANES) * V::LANES) {
-            if block / V::LANES < K {
-                pass.part::<V, 1, M>(part);
-            } else {
-                pass.part::<V, K, P>(part);
+pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const M: usize>(mut band: PixelConv<'_>) {
+    let to = &band.walk.to;
+    for index in 0..band.output.len() / to.block_len() {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let block = Block::new(&mut band, index);
+            for part in (0..to.block).step_by(K.min(to.block / V::LANES) * V::LANES) {
+                if to.block / V::LANES < K {
+                    block.part::<V, 1, M>(part);
+                } else {
+                    block.part::<V, K, P>(part);
+                }
             }
         }
     }
 }
 
 /// A block on its way.
-struct Pass<'a> {
+struct Block<'a> {
     walk: &'a Walk,
     input: *const f32,
     weights: *const f32,
@@ -38,15 +40,17 @@ struct Pass<'a> {
     step: usize,
 }
 
-impl<'a> Pass<'a> {
-    fn new(band: PixelConv<'a>) -> Self {
+impl<'a> Block<'a> {
+    fn new(band: &mut PixelConv<'a>, index: usize) -> Self {
+        let to = &band.walk.to;
+        let first = index * to.block_len();
         Self {
             walk: band.walk,
             input: band.input.as_ptr(),
-            weights: band.weights.as_ptr(),
-            bias: band.bias.as_ptr(),
-            residual: band.residual.map(<[f32]>::as_ptr),
-            output: band.output.as_mut_ptr(),
+            weights: band.weights[index * band.walk.packed_len..].as_ptr(),
+            bias: band.bias[index * to.block..].as_ptr(),
+            residual: band.residual.map(|residual| residual[first..].as_ptr()),
+            output: band.output[first..].as_mut_ptr(),
             relu: band.relu,
             step: band.walk.row_step(),
         }
@@ -80,29 +84,41 @@ impl<'a> Pass<'a> {
     /// # Safety
     /// As for [`part`](Self::part); the tile has as many pixels from `first` on.
     #[inline(always)]
-    unsafe fn pixels<V: Vector, const K: usize, const P: usize>(&self, tile: &PixelTile, first: usize, part: usize) -> usize {
+    unsafe fn pixels<V: Vector, const K: usize, const P: usize>(
+        &self,
+        tile: &PixelTile,
+        first: usize,
+        part: usize,
+    ) -> usize {
         let block = self.walk.to.block;
         // SAFETY: passed on from the caller.
         unsafe {
             let from = self.input.offset(tile.from).add(first * self.step);
             let to = tile.to + first * block + part;
             // Neighbours at a distance known to the compiler are cheaper to address.
-            let sums = match self.step {
+            let mut sums = match self.step {
                 16 => self.multiply::<V, K, P>(from, 16, part),
                 32 => self.multiply::<V, K, P>(from, 32, part),
                 step => self.multiply::<V, K, P>(from, step, part),
             };
+            // Each loop is short enough to be unrolled, which keeps the sums in registers.
+            if let Some(residual) = self.residual {
+                for p in 0..P {
+                    for k in 0..K {
+                        sums[p][k] = sums[p][k].add(V::load(residual.add(to + p * block + k * V::LANES)));
+                    }
+                }
+            }
+            if self.relu {
+                for p in 0..P {
+                    for k in 0..K {
+                        sums[p][k] = sums[p][k].relu();
+                    }
+                }
+            }
             for p in 0..P {
                 for k in 0..K {
-                    let at = to + p * block + k * V::LANES;
-                    let mut value = sums[p][k];
-                    if let Some(residual) = self.residual {
-                        value = value.add(V::load(residual.add(at)));
-                    }
-                    if self.relu {
-                        value = value.relu();
-                    }
-                    value.store(self.output.add(at));
+                    sums[p][k].store(self.output.add(to + p * block + k * V::LANES));
                 }
             }
         }
@@ -133,7 +149,7 @@ impl<'a> Pass<'a> {
             let mut weights = self.weights.add(part);
             for term in &self.walk.terms {
                 let mut input = from.offset(term.from);
-                for _ in 0..self.walk.channels_of(term) {
+                for _ in 0..term.channels {
                     let mut row = [V::splat(0.0); K];
                     for k in 0..K {
                         row[k] = V::load(weights.add(k * V::LANES));

@@ -1,20 +1,31 @@
-//! Convolution in planes of bf16: the sums of two tiles, both halves of each, stay in four registers while the windows read
+//! Convolution in planes of bf16: the sums of three tiles, both halves of each, stay in six registers while the windows read
 //! go by. A value is the sum of its planes, so a product is one of every two planes, of which those too small to count are
 //! left out.
+//!
+//! While the matrix unit works on three tiles, the vector units round and write the three before them, some rows between
+//! any two products: the machine does not look far enough ahead to do so by itself.
 
 use std::mem::MaybeUninit;
 
 use super::number::{Number, Planes};
-use crate::infer::{PixelTile, Term, Walk};
+use crate::infer::{PixelTile, TILE_ROWS, Walk};
 use crate::kernels::PixelConv;
 use crate::kernels::frame::Vector;
 use crate::kernels::frame::tiled::{Tile, TileUnit};
 use crate::layout::{HALF, TILE};
 
-/// Tiles of sums: two of pixels by two halves.
-type Sums = MaybeUninit<[Tile; 4]>;
+/// Tiles that are summed up together.
+const TOGETHER: usize = 3;
 
-/// Computes a block.
+/// Rows that are written at a time: about as much work with three planes as with one.
+const fn rows_at_a_time(planes: usize) -> usize {
+    if planes == 1 { 4 } else { 1 }
+}
+
+/// Their sums, two halves each.
+type Sums = MaybeUninit<[Tile; 2 * TOGETHER]>;
+
+/// Computes some blocks.
 ///
 /// # Safety
 /// See the [module](super::super).
@@ -35,48 +46,48 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: PixelConv<'_>) {
 /// As for [`conv`].
 #[inline(always)]
 unsafe fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU: bool>(band: PixelConv<'_>) {
-    let walk = band.walk;
+    let (walk, to) = (band.walk, &band.walk.to);
+    let mut sums: [Sums; 2] = [const { MaybeUninit::uninit() }; 2];
+    let [mut now, mut last] = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
     let mut pass = Pass::<U, PLANES> {
         // SAFETY: passed on from the caller.
         unit: unsafe { U::new() },
         walk,
         input: band.input.as_ptr(),
-        weights: band.weights.as_ptr(),
         plane_len: walk.from.plane_len(),
         row_bytes: walk.row_step() * size_of::<f32>(),
     };
-    let writer = Writer {
-        bias: band.bias.as_ptr(),
-        // A second bias follows the first where the halves are channels.
-        bias_step: walk.to.block - HALF,
-        residual: band.residual.map_or(band.output.as_ptr(), <[f32]>::as_ptr),
-        output: band.output.as_mut_ptr(),
-        plane_len: walk.to.plane_len(),
-    };
-    let mut sums: [Sums; 2] = [const { MaybeUninit::uninit() }; 2];
-    let mut before: Option<&[PixelTile]> = None;
-    for (index, tiles) in walk.tiles.chunks(2).enumerate() {
-        let [even, odd] = &mut sums;
-        let (now, last) = if index % 2 == 0 { (even, odd) } else { (odd, even) };
-        // While the matrix unit works on these tiles, the vector units write those before them.
-        // SAFETY: the walk's lists lie inside the layouts; sums are written before they are read.
+    let mut writer = Writer::<RESIDUAL, RELU>::idle();
+    for block in 0..band.output.len() / to.block_len() {
+        // SAFETY: the band's slices hold all its blocks, and the walk's lists lie inside the layouts; sums are written
+        // before they are read.
         unsafe {
-            match *tiles {
-                [first, second] => pass.multiply::<true>([first.from, second.from], now.as_mut_ptr().cast()),
-                [only] => pass.multiply::<false>([only.from; 2], now.as_mut_ptr().cast()),
-                _ => {}
-            }
-            if let Some(tiles) = before {
-                writer.write::<U, PLANES, RESIDUAL, RELU>(tiles, last.as_ptr().cast());
+            let weights = band.weights.as_ptr().add(block * walk.packed_len);
+            for tiles in walk.tiles.chunks(TOGETHER) {
+                match *tiles {
+                    [a, b, c] => pass.multiply([a.from, b.from, c.from], weights, now, &mut writer),
+                    [a, b] => pass.multiply([a.from, b.from], weights, now, &mut writer),
+                    [a] => pass.multiply([a.from], weights, now, &mut writer),
+                    _ => unreachable!("chunks hold up to three tiles"),
+                }
+                writer.write::<U, PLANES>(TOGETHER * TILE_ROWS);
+                writer = Writer {
+                    tiles,
+                    sums: now,
+                    next: 0,
+                    bias: band.bias.as_ptr().add(block * to.block),
+                    // A second bias follows the first where the halves are channels.
+                    bias_step: to.block - HALF,
+                    residual: band.residual.unwrap_or(band.output).as_ptr().add(block * to.block_len()),
+                    output: band.output.as_mut_ptr().add(block * to.block_len()),
+                    plane_len: to.plane_len(),
+                };
+                (now, last) = (last, now);
             }
         }
-        before = Some(tiles);
     }
-    if let Some(tiles) = before {
-        let last = &sums[(walk.tiles.len().div_ceil(2) - 1) % 2];
-        // SAFETY: as above.
-        unsafe { writer.write::<U, PLANES, RESIDUAL, RELU>(tiles, last.as_ptr().cast()) };
-    }
+    // SAFETY: as above.
+    unsafe { writer.write::<U, PLANES>(TOGETHER * TILE_ROWS) };
 }
 
 /// The matrix unit and what it works on.
@@ -84,7 +95,6 @@ struct Pass<'a, U, const PLANES: usize> {
     unit: U,
     walk: &'a Walk,
     input: *const f32,
-    weights: *const f32,
     /// Words of a plane read.
     plane_len: usize,
     /// From row to row of a tile read.
@@ -92,88 +102,119 @@ struct Pass<'a, U, const PLANES: usize> {
 }
 
 impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
-    /// Sums up two tiles, or one.
+    /// Sums up tiles, and has others written meanwhile.
     ///
     /// # Safety
-    /// `from` are words of tiles of the walk, `sums` has room for four tiles.
+    /// `from` are words of tiles of the walk, `weights` a block's, and `sums` has room for two tiles each.
     #[inline(always)]
-    unsafe fn multiply<const PAIR: bool>(&mut self, from: [isize; 2], sums: *mut f32) {
-        // SAFETY: passed on from the caller; weights hold tiles for all terms.
+    unsafe fn multiply<const TILES: usize, const RESIDUAL: bool, const RELU: bool>(
+        &mut self,
+        from: [isize; TILES],
+        mut weights: *const f32,
+        sums: *mut f32,
+        writer: &mut Writer<'_, RESIDUAL, RELU>,
+    ) {
+        let steps = self.walk.terms.len() * products(PLANES).len();
+        let rows = (TOGETHER * TILE_ROWS).div_ceil(steps);
+        // SAFETY: passed on from the caller.
         unsafe {
             self.unit.zero::<0>();
             self.unit.zero::<1>();
-            if PAIR {
-                self.unit.zero::<2>();
-                self.unit.zero::<3>();
-            }
-            let mut weights = self.weights;
+            self.unit.zero::<2>();
+            self.unit.zero::<3>();
+            self.unit.zero::<4>();
+            self.unit.zero::<5>();
             for term in &self.walk.terms {
-                let rows = [0, 1].map(|which| self.input.wrapping_offset(from[which] + term.from));
-                weights = self.add_term::<PAIR>(rows, term, weights);
+                let input = self.input.wrapping_offset(term.from);
+                let second = weights.wrapping_add(if term.halves[0] { PLANES * TILE } else { 0 });
+                for &[plane, of_weights] in products(PLANES) {
+                    let input = input.wrapping_add(plane * self.plane_len);
+                    if term.halves[0] {
+                        self.unit.load::<7>(weights.add(of_weights * TILE));
+                        self.dot_first(from, input);
+                    }
+                    if term.halves[1] {
+                        self.unit.load::<7>(second.add(of_weights * TILE));
+                        self.dot_second(from, input, term.halves[0]);
+                    }
+                    writer.write::<U, PLANES>(rows);
+                }
+                weights = second.wrapping_add(if term.halves[1] { PLANES * TILE } else { 0 });
             }
             self.unit.store::<0>(sums);
             self.unit.store::<1>(sums.add(TILE));
-            if PAIR {
+            if TILES > 1 {
                 self.unit.store::<2>(sums.add(2 * TILE));
                 self.unit.store::<3>(sums.add(3 * TILE));
+            }
+            if TILES > 2 {
+                self.unit.store::<4>(sums.add(4 * TILE));
+                self.unit.store::<5>(sums.add(5 * TILE));
             }
         }
     }
 
-    /// Adds the products of a term; returns the weights after its own.
+    /// Adds the products of windows of all tiles by weights to the sums of the first half.
     ///
     /// # Safety
     /// As for [`multiply`](Self::multiply).
     #[inline(always)]
-    unsafe fn add_term<const PAIR: bool>(&mut self, rows: [*const f32; 2], term: &Term, weights: *const f32) -> *const f32 {
-        let second = weights.wrapping_add(if term.halves[0] { PLANES * TILE } else { 0 });
-        let mut loaded = [PLANES; 2];
-        for &[plane, of_weights] in products(PLANES) {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                if loaded[0] != plane {
-                    self.unit.load_rows::<4>(rows[0].add(plane * self.plane_len), self.row_bytes);
-                    if PAIR {
-                        self.unit.load_rows::<5>(rows[1].add(plane * self.plane_len), self.row_bytes);
-                    }
-                }
-                if term.halves[0] {
-                    if loaded[1] != of_weights {
-                        self.unit.load::<6>(weights.add(of_weights * TILE));
-                    }
-                    self.unit.dot::<0, 4, 6>();
-                    if PAIR {
-                        self.unit.dot::<2, 5, 6>();
-                    }
-                }
-                if term.halves[1] {
-                    if loaded[1] != of_weights {
-                        self.unit.load::<7>(second.add(of_weights * TILE));
-                    }
-                    self.unit.dot::<1, 4, 7>();
-                    if PAIR {
-                        self.unit.dot::<3, 5, 7>();
-                    }
-                }
+    unsafe fn dot_first<const TILES: usize>(&mut self, from: [isize; TILES], input: *const f32) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            self.unit.load_rows::<6>(input.offset(from[0]), self.row_bytes);
+            self.unit.dot::<0, 6, 7>();
+            if TILES > 1 {
+                self.unit.load_rows::<6>(input.offset(from[1]), self.row_bytes);
+                self.unit.dot::<2, 6, 7>();
             }
-            loaded = [plane, of_weights];
+            if TILES > 2 {
+                self.unit.load_rows::<6>(input.offset(from[2]), self.row_bytes);
+                self.unit.dot::<4, 6, 7>();
+            }
         }
-        second.wrapping_add(if term.halves[1] { PLANES * TILE } else { 0 })
+    }
+
+    /// The same for the second half, the other way round: after the first half the last tile's window is `loaded`.
+    ///
+    /// # Safety
+    /// As for [`multiply`](Self::multiply).
+    #[inline(always)]
+    unsafe fn dot_second<const TILES: usize>(&mut self, from: [isize; TILES], input: *const f32, loaded: bool) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if !loaded {
+                self.unit.load_rows::<6>(input.offset(from[TILES - 1]), self.row_bytes);
+            }
+            if TILES > 2 {
+                self.unit.dot::<5, 6, 7>();
+                self.unit.load_rows::<6>(input.offset(from[1]), self.row_bytes);
+            }
+            if TILES > 1 {
+                self.unit.dot::<3, 6, 7>();
+                self.unit.load_rows::<6>(input.offset(from[0]), self.row_bytes);
+            }
+            self.unit.dot::<1, 6, 7>();
+        }
     }
 }
 
-/// The planes of what is read and of the weights that are multiplied, each product next to one that it shares a plane with.
+/// The planes of what is read and of the weights that are multiplied, the small ones first.
 #[inline(always)]
 const fn products(planes: usize) -> &'static [[usize; 2]] {
     match planes {
         1 => &[[0, 0]],
-        2 => &[[1, 0], [0, 0], [0, 1]],
-        _ => &[[2, 0], [1, 0], [1, 1], [0, 1], [0, 2], [0, 0]],
+        2 => &[[0, 1], [1, 0], [0, 0]],
+        _ => &[[0, 2], [1, 1], [2, 0], [0, 1], [1, 0], [0, 0]],
     }
 }
 
-/// What sums become.
-struct Writer {
+/// Adds bias and residual to sums, rectifies, rounds and writes them.
+struct Writer<'a, const RESIDUAL: bool, const RELU: bool> {
+    tiles: &'a [PixelTile],
+    sums: *const f32,
+    /// Row to go on with.
+    next: usize,
     bias: *const f32,
     /// Floats from the first half's bias to the second's.
     bias_step: usize,
@@ -183,39 +224,69 @@ struct Writer {
     plane_len: usize,
 }
 
-impl Writer {
-    /// Adds bias and residual, rectifies, rounds and writes the rows that are pixels.
+impl<const RESIDUAL: bool, const RELU: bool> Writer<'_, RESIDUAL, RELU> {
+    /// One that has nothing to write.
+    fn idle() -> Self {
+        let (none, output) = (std::ptr::null(), std::ptr::null_mut());
+        Self { tiles: &[], sums: none, next: 0, bias: none, bias_step: 0, residual: none, output, plane_len: 0 }
+    }
+
+    /// Writes the next `count` rows, or all that are left.
     ///
     /// # Safety
-    /// `sums` are those of the tiles, and the tiles are the walk's.
+    /// The pointers are to what belongs to the tiles.
     #[inline(always)]
-    unsafe fn write<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU: bool>(
-        &self,
-        tiles: &[PixelTile],
-        sums: *const f32,
-    ) {
-        for (which, tile) in tiles.iter().enumerate() {
-            for half in 0..2 {
-                for part in (0..HALF).step_by(U::Vector::LANES) {
-                    // SAFETY: passed on from the caller.
-                    unsafe {
-                        let sums = sums.add((2 * which + half) * TILE + part);
-                        let bias = U::Vector::load(self.bias.add(half * self.bias_step + part));
-                        for row in 0..16 {
-                            if tile.valid[half] & 1 << row == 0 {
-                                continue;
-                            }
-                            let at = 2 * tile.to + (2 * row + half) * HALF + part;
-                            let mut value = U::Vector::load(sums.add(row * HALF)).add(bias);
-                            if RESIDUAL {
-                                value = value.add(Planes::<U, PLANES>::load(self.residual, at, self.plane_len));
-                            }
-                            if RELU {
-                                value = value.relu();
-                            }
-                            Planes::<U, PLANES>::store(value, self.output, at, self.plane_len);
+    unsafe fn write<U: TileUnit, const PLANES: usize>(&mut self, count: usize) {
+        let rows = const { rows_at_a_time(PLANES) };
+        let all = (1u16 << rows) - 1;
+        for _ in (0..count).step_by(rows) {
+            let Some(tile) = self.tiles.get(self.next / TILE_ROWS) else { return };
+            let first = self.next % TILE_ROWS;
+            let whole = tile.valid.iter().all(|valid| valid >> first & all == all);
+            // SAFETY: passed on from the caller.
+            unsafe {
+                if whole {
+                    self.rows::<U, PLANES, true>(tile, first);
+                } else {
+                    self.rows::<U, PLANES, false>(tile, first);
+                }
+            }
+            self.next += rows;
+        }
+    }
+
+    /// Writes some rows of the tile it is at. What is no pixel becomes zero: it lies in the border, or where a later tile
+    /// is written.
+    ///
+    /// # Safety
+    /// As for [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn rows<U: TileUnit, const PLANES: usize, const WHOLE: bool>(&self, tile: &PixelTile, first: usize) {
+        for part in (0..HALF).step_by(U::Vector::LANES) {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let bias = self.bias.add(part);
+                let biases = [U::Vector::load(bias), U::Vector::load(bias.add(self.bias_step))];
+                let sums = self.sums.add((self.next / TILE_ROWS * 2 * TILE_ROWS + first) * HALF + part);
+                for row in 0..const { rows_at_a_time(PLANES) } {
+                    let at = 2 * (tile.to + (first + row) * HALF) + part;
+                    let mut values = biases;
+                    for half in 0..2 {
+                        let mut value = values[half].add(U::Vector::load(sums.add(half * TILE + row * HALF)));
+                        if RESIDUAL {
+                            value =
+                                value.add(Planes::<U, PLANES>::load(self.residual, at + half * HALF, self.plane_len));
                         }
+                        if RELU {
+                            value = value.relu();
+                        }
+                        if !WHOLE {
+                            let exists = tile.valid[half] >> (first + row) & 1;
+                            value = value.where_positive(U::Vector::splat(exists.into()));
+                        }
+                        values[half] = value;
                     }
+                    Planes::<U, PLANES>::store_halves(values, self.output, at, self.plane_len);
                 }
             }
         }

@@ -44,8 +44,8 @@ pub trait TileUnit {
     unsafe fn dot<const D: usize, const A: usize, const B: usize>(&mut self);
     /// [`Vector::narrow`], by the unit's own instruction where it has one.
     unsafe fn narrow(low: Self::Vector, high: Self::Vector) -> Self::Vector;
-    /// [`Vector::store_bf16`], likewise.
-    unsafe fn store_bf16(values: Self::Vector, to: *mut u16);
+    /// [`Vector::store_bf16`] for two vectors, the second 16 values after the first; likewise.
+    unsafe fn store_halves(values: [Self::Vector; 2], to: *mut u16);
 }
 
 /// A tile in memory of its own.

@@ -72,8 +72,11 @@ impl<V: Vector> TileUnit for Software<V> {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(values: V, to: *mut u16) {
+    unsafe fn store_halves(values: [V; 2], to: *mut u16) {
         // SAFETY: passed on from the caller.
-        unsafe { values.store_bf16(to) }
+        unsafe {
+            values[0].store_bf16(to);
+            values[1].store_bf16(to.add(HALF));
+        }
     }
 }
