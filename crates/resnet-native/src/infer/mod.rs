@@ -21,8 +21,10 @@ use crate::profile::{StepTime, Work};
 use crate::program::Program;
 use network::{Layer, Network, Op};
 
-pub use pixels::{Format, NARROW_BLOCK, Pixels, Reach, TILE_ROWS};
-pub use walk::{PixelTile, Term, Walk};
+pub(crate) use pixels::TILE_ROWS;
+pub use pixels::{Format, NARROW_BLOCK, Pixels, Reach};
+pub(crate) use walk::PixelTile;
+pub use walk::Walk;
 
 /// A network ready to infer.
 pub struct Inference {

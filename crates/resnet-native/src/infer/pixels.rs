@@ -61,13 +61,13 @@ pub struct Reach {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pixels {
     /// Shape of the image.
-    pub shape: Shape,
+    pub(crate) shape: Shape,
     /// How values are kept.
-    pub format: Format,
+    pub(crate) format: Format,
     /// Channels side by side.
-    pub block: usize,
+    pub(crate) block: usize,
     /// Positions from row to row.
-    pub pitch: usize,
+    pub(crate) pitch: usize,
     /// Position of the first pixel.
     origin: usize,
     /// All positions: what a last, partial tile reads beyond the last pixel is there.
@@ -99,6 +99,21 @@ impl Pixels {
         let positions = origin + (shape.height + reach.padding) * pitch + beyond;
         let positions = positions.next_multiple_of(2 * ALIGN_FLOATS);
         Self { shape, format, block, pitch, origin, positions }
+    }
+
+    /// Shape of the image.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// How values are kept.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Channels side by side.
+    pub fn block(&self) -> usize {
+        self.block
     }
 
     /// Blocks of channels.

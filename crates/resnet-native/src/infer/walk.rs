@@ -11,7 +11,7 @@ use crate::layout::{HALF, TILE, narrow, widen};
 
 /// One window that every row of a tile reads.
 #[derive(Clone, Copy, Debug)]
-pub struct Term {
+pub(crate) struct Term {
     /// Words from a tile's [`from`](PixelTile::from).
     pub from: isize,
     /// Which halves of what is written it adds to.
@@ -28,7 +28,7 @@ pub struct Term {
 
 /// Up to 16 rows written.
 #[derive(Clone, Copy, Debug)]
-pub struct PixelTile {
+pub(crate) struct PixelTile {
     /// Word of the pixel under the first row written, in the first block and plane read.
     pub from: isize,
     /// Word of the first row written, in a block's first plane.
@@ -41,17 +41,17 @@ pub struct PixelTile {
 #[derive(Clone, Debug)]
 pub struct Walk {
     /// The convolution.
-    pub conv: Conv2d,
+    pub(crate) conv: Conv2d,
     /// Layout of what it reads.
-    pub from: Pixels,
+    pub(crate) from: Pixels,
     /// Layout of what it writes.
-    pub to: Pixels,
+    pub(crate) to: Pixels,
     /// What each row of a tile reads.
-    pub terms: Vec<Term>,
+    pub(crate) terms: Vec<Term>,
     /// What is written, together every pixel once.
-    pub tiles: Vec<PixelTile>,
+    pub(crate) tiles: Vec<PixelTile>,
     /// Words of the packed weights of one block written.
-    pub packed_len: usize,
+    pub(crate) packed_len: usize,
 }
 
 impl Walk {
@@ -70,8 +70,13 @@ impl Walk {
         walk
     }
 
+    /// Words of the packed weights of one block written.
+    pub fn packed_len(&self) -> usize {
+        self.packed_len
+    }
+
     /// Pixels of a row of a tile written.
-    pub fn pixels_written(&self) -> usize {
+    fn pixels_written(&self) -> usize {
         match self.to.format {
             Format::Single => 1,
             Format::Planes(_) => WIDE_BLOCK / self.to.block,
@@ -87,7 +92,7 @@ impl Walk {
     }
 
     /// Words from row to row of a tile read.
-    pub fn row_step(&self) -> usize {
+    pub(crate) fn row_step(&self) -> usize {
         self.pixels_written() * self.conv.horizontal.stride * self.from.pixel_len()
     }
 
@@ -120,20 +125,19 @@ impl Walk {
         windows.sort_unstable();
         windows.dedup();
         let mut terms = Vec::new();
-        for row in 0..kernel {
-            for block in 0..self.from.blocks() {
-                for &column in &windows {
-                    let y = row as isize - self.conv.vertical.padding as isize;
-                    let within = self.from.word(y, column) - self.from.word(0, 0);
-                    terms.push(Term {
-                        from: (block * self.from.block_len()) as isize + within,
-                        halves: [0, 1].map(|half| half < self.halves() && columns(half).any(|c| c == column)),
-                        channels: self.from.channels_of(block),
-                        block,
-                        row,
-                        column,
-                    });
-                }
+        // Block by block, so that what all rows of the kernel read of one stays in the first-level cache.
+        for block in 0..self.from.blocks() {
+            for (row, &column) in (0..kernel).flat_map(|row| windows.iter().map(move |column| (row, column))) {
+                let y = row as isize - self.conv.vertical.padding as isize;
+                let within = self.from.word(y, column) - self.from.word(0, 0);
+                terms.push(Term {
+                    from: (block * self.from.block_len()) as isize + within,
+                    halves: [0, 1].map(|half| half < self.halves() && columns(half).any(|c| c == column)),
+                    channels: self.from.channels_of(block),
+                    block,
+                    row,
+                    column,
+                });
             }
         }
         terms
