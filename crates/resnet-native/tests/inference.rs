@@ -42,7 +42,7 @@ fn values(format: Format, seed: u64, len: usize) -> Vec<f32> {
 
 /// An image laid out; the border is zero, as a session leaves it.
 fn load(kernels: &dyn PixelKernels, pixels: &Pixels, image: &[f32]) -> Vec<f32> {
-    let mut output = vec![0.0; pixels.len()];
+    let mut output = vec![0.0; pixels.image_len()];
     kernels.load(PixelLoad { pixels, image, output: &mut output });
     output
 }
@@ -60,7 +60,7 @@ fn unload(pixels: &Pixels, block: usize, words: &[f32]) -> Vec<f32> {
                         .rev()
                         .map(|plane| {
                             let word = words[plane * pixels.plane_len() + at / 2].to_bits();
-                            f32::from_bits(if at % 2 == 0 { word << 16 } else { word & 0xffff_0000 })
+                            f32::from_bits(if at.is_multiple_of(2) { word << 16 } else { word & 0xffff_0000 })
                         })
                         .sum(),
                 });

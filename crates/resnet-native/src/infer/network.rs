@@ -182,7 +182,7 @@ enum Place {
 impl Place {
     fn len(self) -> usize {
         match self {
-            Self::Pixels(pixels) => pixels.len(),
+            Self::Pixels(pixels) => pixels.image_len(),
             Self::Vector(len) => len,
         }
     }

@@ -137,7 +137,7 @@ impl Pixels {
     }
 
     /// Words of the image.
-    pub fn len(&self) -> usize {
+    pub fn image_len(&self) -> usize {
         self.blocks() * self.block_len()
     }
 

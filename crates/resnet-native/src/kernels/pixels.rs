@@ -60,7 +60,7 @@ impl PixelLoad<'_> {
     pub(super) fn check(&self, kernels: &dyn PixelKernels) {
         assert_eq!(self.pixels.format, kernels.format());
         assert_eq!(self.image.len(), self.pixels.shape.len());
-        assert_eq!(self.output.len(), self.pixels.len());
+        assert_eq!(self.output.len(), self.pixels.image_len());
     }
 }
 
@@ -68,7 +68,7 @@ impl PixelConv<'_> {
     pub(super) fn check(&self, kernels: &dyn PixelKernels) {
         let Walk { from, to, .. } = self.walk;
         assert!(from.format == kernels.format() && to.format == kernels.format());
-        assert_eq!(self.input.len(), from.len());
+        assert_eq!(self.input.len(), from.image_len());
         let blocks = self.output.len() / to.block_len();
         assert_eq!(self.output.len(), blocks * to.block_len());
         assert_eq!(self.weights.len(), blocks * self.walk.packed_len);
@@ -81,7 +81,7 @@ impl PixelPool<'_> {
     pub(super) fn check(&self, kernels: &dyn PixelKernels) {
         assert_eq!(self.pixels.format, kernels.format());
         assert!(self.pixels.block >= NARROW_BLOCK, "blocks are whole vectors");
-        assert_eq!(self.input.len(), self.pixels.len());
+        assert_eq!(self.input.len(), self.pixels.image_len());
         assert_eq!(self.output.len(), self.pixels.blocks() * self.pixels.block);
     }
 }

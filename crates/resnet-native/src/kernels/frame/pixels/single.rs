@@ -5,6 +5,9 @@ use crate::infer::{PixelTile, Walk};
 use crate::kernels::PixelConv;
 use crate::kernels::frame::Vector;
 
+/// Channels read without a branch in between.
+const CHANNELS: usize = 4;
+
 /// Computes some blocks with `K` vectors by `P` pixels or, where it has only one vector, that by `M` pixels.
 ///
 /// # Safety
@@ -149,22 +152,48 @@ impl<'a> Block<'a> {
             let mut weights = self.weights.add(part);
             for term in &self.walk.terms {
                 let mut input = from.offset(term.from);
-                for _ in 0..term.channels {
-                    let mut row = [V::splat(0.0); K];
-                    for k in 0..K {
-                        row[k] = V::load(weights.add(k * V::LANES));
+                // A few channels at a time: the end of a short loop is foreseen, that of a long one is not.
+                for _ in 0..term.channels / CHANNELS {
+                    for channel in 0..CHANNELS {
+                        let row = weights.add(channel * block);
+                        multiply_add(&mut sums, input.add(channel), step, row);
                     }
-                    for p in 0..P {
-                        let value = V::splat(*input.add(p * step));
-                        for k in 0..K {
-                            sums[p][k] = value.mul_add(row[k], sums[p][k]);
-                        }
-                    }
+                    input = input.add(CHANNELS);
+                    weights = weights.add(CHANNELS * block);
+                }
+                for _ in 0..term.channels % CHANNELS {
+                    multiply_add(&mut sums, input, step, weights);
                     input = input.add(1);
                     weights = weights.add(block);
                 }
             }
             sums
+        }
+    }
+}
+
+/// Adds the products of one channel of `P` pixels, `step` apart, by `K` vectors of weights.
+///
+/// # Safety
+/// The pointers are valid for that.
+#[inline(always)]
+unsafe fn multiply_add<V: Vector, const K: usize, const P: usize>(
+    sums: &mut [[V; K]; P],
+    input: *const f32,
+    step: usize,
+    weights: *const f32,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut row = [V::splat(0.0); K];
+        for k in 0..K {
+            row[k] = V::load(weights.add(k * V::LANES));
+        }
+        for p in 0..P {
+            let value = V::splat(*input.add(p * step));
+            for k in 0..K {
+                sums[p][k] = value.mul_add(row[k], sums[p][k]);
+            }
         }
     }
 }
