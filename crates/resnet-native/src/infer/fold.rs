@@ -1,5 +1,5 @@
-//! Batch norm with known statistics is a factor and a summand of each channel: the factor goes into the weights of the
-//! convolution before it, the summand becomes its bias.
+//! Batch norm with known statistics is a factor and a summand of each channel: the factor goes into the weights of
+//! the convolution before it, the summand becomes its bias.
 
 use rayon::prelude::*;
 

@@ -165,7 +165,8 @@ impl Worker {
     }
 }
 
-/// `output = weights * input + bias`, of `[bias, weights by input][output]`; what fills the input up is zero and has no weights.
+/// `output = weights * input + bias`, of `[bias, weights by input][output]`; what fills the input up is zero and
+/// has no weights.
 fn fully_connected(packed: &[f32], input: &[f32], output: &mut [f32]) {
     let mut rows = packed.chunks_exact(output.len());
     output.copy_from_slice(rows.next().expect("a bias"));

@@ -1,5 +1,5 @@
-//! A program as inference runs it: convolutions that have taken the batch norm, the addition and the rectifier after them
-//! along, and where each value lives.
+//! A program as inference runs it: convolutions that have taken the batch norm, the addition and the rectifier
+//! after them along, and where each value lives.
 
 use std::ops::Range;
 
@@ -138,8 +138,8 @@ impl Network {
         start..start + len
     }
 
-    /// Gives every value a buffer, one that an earlier value of the same layout no longer needs where there is one: its border
-    /// of zeros, which is written once, holds for both.
+    /// Gives every value a buffer, one that an earlier value of the same layout no longer needs where there is one:
+    /// its border of zeros, which is written once, holds for both.
     fn place(&mut self, drafts: &[Draft], places: &[Place]) -> Vec<Buffer> {
         let last_read = |node| {
             let read = drafts.iter().rposition(|draft| draft.inputs().any(|input| input == node));

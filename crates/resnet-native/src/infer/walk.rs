@@ -1,9 +1,10 @@
-//! The way of a convolution over the pixels: which tiles of pixels it writes and what each of them reads, worked out once.
+//! The way of a convolution over the pixels: which tiles of pixels it writes and what each of them reads, worked
+//! out once.
 //!
-//! A tile has 16 rows. A row of what is written is a pixel of 32 channels or, where a layer has no more than 16, two pixels
-//! side by side: in both cases two *halves* of 16 values. A row of what is read is a *window*: as many pixels as 32 values
-//! make, so that the taps which fall into it are multiplied at once. In single precision a tile is up to 16 pixels of a row
-//! and a window is one pixel.
+//! A tile has 16 rows. A row of what is written is a pixel of 32 channels or, where a layer has no more than 16,
+//! two pixels side by side: in both cases two *halves* of 16 values. A row of what is read is a *window*: as many
+//! pixels as 32 values make, so that the taps which fall into it are multiplied at once. In single precision a tile
+//! is up to 16 pixels of a row and a window is one pixel.
 
 use super::pixels::{Format, NARROW_BLOCK, Pixels, TILE_ROWS, WIDE_BLOCK};
 use crate::geometry::Conv2d;
@@ -143,8 +144,8 @@ impl Walk {
         terms
     }
 
-    /// Tiles row by row of the image or, where that takes fewer, in one sequence over all rows with the border between
-    /// them.
+    /// Tiles row by row of the image or, where that takes fewer, in one sequence over all rows with the border
+    /// between them.
     fn list_tiles(&self) -> Vec<PixelTile> {
         let (shape, per_tile) = (self.to.shape, TILE_ROWS * self.pixels_written());
         let by_row = shape.height * shape.width.div_ceil(per_tile);
@@ -245,7 +246,8 @@ impl Walk {
         }
     }
 
-    /// The weight between a channel of the term's block in a pixel of its window and a channel in a pixel written; zero where there is none.
+    /// The weight between a channel of the term's block in a pixel of its window and a channel in a pixel written;
+    /// zero where there is none.
     fn weight(
         &self,
         weights: &[f32],

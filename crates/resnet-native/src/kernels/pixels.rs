@@ -16,7 +16,7 @@ pub struct PixelConv<'a> {
     pub bias: &'a [f32],
     /// The same blocks of what is added, laid out as the output.
     pub residual: Option<&'a [f32]>,
-    /// The blocks written; their border is left as it is.
+    /// The blocks written; their border is zero and stays so.
     pub output: &'a mut [f32],
     /// Whether to rectify.
     pub relu: bool,
@@ -28,7 +28,7 @@ pub struct PixelLoad<'a> {
     pub pixels: &'a Pixels,
     /// `[channel][height][width]`.
     pub image: &'a [f32],
-    /// Where it goes; its border is left as it is.
+    /// Where it goes; its border is left as it is, which is zero.
     pub output: &'a mut [f32],
 }
 
@@ -86,8 +86,8 @@ impl PixelPool<'_> {
     }
 }
 
-/// Implements one method of [`PixelKernels`]: checks the band and runs the algorithm, compiled for the instruction set and
-/// generic over the planes where there are some.
+/// Implements one method of [`PixelKernels`]: checks the band and runs the algorithm, compiled for the instruction
+/// set and generic over the planes where there are some.
 macro_rules! pixel_kernel {
     ($method:ident, $band:ident, [$(#[$feature:meta])?] [$($planes:ident)?] $($algorithm:tt)+) => {
         fn $method(&self, band: $crate::kernels::$band<'_>) {

@@ -1,8 +1,8 @@
 //! The algorithms, generic over a vector type; instantiated once for each instruction set.
 //!
-//! Every function here is `#[inline(always)]` so that it is compiled inside the `#[target_feature]`
-//! function that calls it (closures are not, so none of them touches a vector), and is unsafe for one reason: the caller has checked the lengths of the band
-//! and runs it on a machine that has the vector's instructions.
+//! Every function here is `#[inline(always)]` so that it is compiled inside the `#[target_feature]` function that
+//! calls it (closures are not, so none of them touches a vector), and is unsafe for one reason: the caller has
+//! checked the lengths of the band and runs it on a machine that has the vector's instructions.
 //!
 //! The modules here work on `Layout::Interleaved`, those in [`tiled`] on `Layout::Tiled`.
 
@@ -32,8 +32,8 @@ use crate::layout::GROUP;
 /// A register of floats; a group of images is a whole number of them.
 ///
 /// # Safety
-/// Every method needs a machine that has the vector's instructions; `load` and `store` need a pointer
-/// valid for [`LANES`](Vector::LANES) floats, of any alignment, `load_bf16` and `store_bf16` one valid for as many `u16`.
+/// Every method needs a machine that has the vector's instructions; `load` and `store` need a pointer valid for
+/// [`LANES`](Vector::LANES) floats, of any alignment, `load_bf16` and `store_bf16` one valid for as many `u16`.
 pub trait Vector: Copy {
     /// Floats in a register.
     const LANES: usize;

@@ -1,5 +1,5 @@
-//! The algorithms of inference on one image, laid out as [`Pixels`](crate::infer::Pixels): in single precision generic over a vector
-//! type, in planes of bf16 over what multiplies tiles.
+//! The algorithms of inference on one image, laid out as [`Pixels`](crate::infer::Pixels): in single precision
+//! generic over a vector type, in planes of bf16 over what multiplies tiles.
 
 mod load;
 mod number;

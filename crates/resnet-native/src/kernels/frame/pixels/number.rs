@@ -7,9 +7,9 @@ use crate::kernels::frame::{Vector, tiled::TileUnit};
 /// A way to keep values.
 ///
 /// # Safety
-/// Every method needs a machine that has the vector's instructions. `from` and `to` are the start of a block's first plane,
-/// `at` is an index of a value in a plane with as many as a vector has lanes from there on, and planes are `plane_len`
-/// words long.
+/// Every method needs a machine that has the vector's instructions. `from` and `to` are the start of a block's
+/// first plane, `at` is an index of a value in a plane with as many as a vector has lanes from there on, and planes
+/// are `plane_len` words long.
 pub trait Number {
     /// The vectors it works with.
     type Vector: Vector;

@@ -1,9 +1,9 @@
-//! Convolution in planes of bf16: the sums of three tiles, both halves of each, stay in six registers while the windows read
-//! go by. A value is the sum of its planes, so a product is one of every two planes, of which those too small to count are
-//! left out.
+//! Convolution in planes of bf16: the sums of three tiles, both halves of each, stay in six registers while the
+//! windows read go by. A value is the sum of its planes, so a product is one of every two planes, of which those
+//! too small to count are left out.
 //!
-//! While the matrix unit works on three tiles, the vector units round and write the three before them, some rows between
-//! any two products: the machine does not look far enough ahead to do so by itself.
+//! While the matrix unit works on three tiles, the vector units round and write the three before them, some rows
+//! between any two products: the machine does not look far enough ahead to do so by itself.
 
 use std::mem::MaybeUninit;
 
@@ -59,8 +59,8 @@ unsafe fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU
     };
     let mut writer = Writer::<RESIDUAL, RELU>::idle();
     for block in 0..band.output.len() / to.block_len() {
-        // SAFETY: the band's slices hold all its blocks, and the walk's lists lie inside the layouts; sums are written
-        // before they are read.
+        // SAFETY: the band's slices hold all its blocks, and the walk's lists lie inside the layouts; sums are
+        // written before they are read.
         unsafe {
             let weights = band.weights.as_ptr().add(block * walk.packed_len);
             for tiles in walk.tiles.chunks(TOGETHER) {
@@ -255,8 +255,8 @@ impl<const RESIDUAL: bool, const RELU: bool> Writer<'_, RESIDUAL, RELU> {
         }
     }
 
-    /// Writes some rows of the tile it is at. What is no pixel becomes zero: it lies in the border, or where a later tile
-    /// is written.
+    /// Writes some rows of the tile it is at. What is no pixel becomes zero: it lies in the border, or where a
+    /// later tile is written.
     ///
     /// # Safety
     /// As for [`write`](Self::write).
