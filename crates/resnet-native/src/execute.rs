@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use crate::graph::Shape;
 use crate::kernels::KernelSet;
 use crate::layout::{GROUP, HALF};
-use crate::plan::{Backward, Forward, Mode, Plan};
+use crate::plan::{Backward, Forward, Plan};
 use crate::profile::{StepTime, Work};
 use crate::program::{Layer, Program};
 use crate::shard::{Pass, Shard, Weights};
-use crate::statistics::{NormValues, Statistics};
+use crate::statistics::NormValues;
 use crate::team::Team;
 
 /// A plan and the memory it runs in.
@@ -33,10 +33,10 @@ pub struct Executor {
 
 impl Executor {
     /// Plans for batches of up to `capacity` images and allocates what that takes.
-    pub fn new(weights: Weights<'_>, capacity: usize, mode: Mode) -> Self {
+    pub fn new(weights: Weights<'_>, capacity: usize) -> Self {
         let program = weights.program;
         let shard_images = Shard::capacity(weights.body().layout());
-        let plan = Plan::new(program, mode);
+        let plan = Plan::new(program);
         Self {
             capacity,
             shard_images,
@@ -99,28 +99,19 @@ impl Executor {
         }
     }
 
-    /// Runs the forward pass on the images loaded.
-    pub fn forward(&mut self, weights: Weights<'_>, mut statistics: Statistics<'_>) {
+    /// Runs the forward pass on the images loaded and moves the `running` statistics on.
+    pub fn forward(&mut self, weights: Weights<'_>, running: &mut [f32]) {
         let program = weights.program;
-        if let Statistics::Running(running) = &statistics {
-            for (norm, values) in program.norms.iter().zip(&mut self.norms) {
-                values.use_running(norm, weights.parameters, running);
-            }
-        }
         let mut first = 0;
         while first < self.plan.forward.len() {
-            let running = match &statistics {
-                Statistics::Batch(running) => Some(&**running),
-                Statistics::Running(_) => None,
-            };
-            // In training a stretch ends with the convolution whose moments the next batch norm needs.
+            // A stretch ends with the convolution whose moments the next batch norm needs.
             let ends =
                 |step: &Forward| matches!(step.layer, Layer::Conv { conv, .. } if program.convs[conv].norm.is_some());
-            let stop = running.and_then(|_| self.plan.forward[first..].iter().position(ends));
+            let stop = self.plan.forward[first..].iter().position(ends);
             let stretch = first..stop.map_or(self.plan.forward.len(), |length| first + length + 1);
-            self.on_shards(weights, running, |shard, pass| shard.forward(pass, stretch.clone()));
+            self.on_shards(weights, Some(&*running), |shard, pass| shard.forward(pass, stretch.clone()));
             first = stretch.end;
-            if let (Some(_), Statistics::Batch(running)) = (stop, &mut statistics) {
+            if stop.is_some() {
                 self.finish_moments(weights, self.plan.forward[first - 1].layer, running);
             }
         }

@@ -10,6 +10,7 @@ mod error;
 mod execute;
 pub mod geometry;
 pub mod graph;
+pub mod infer;
 pub mod kernels;
 mod layout;
 mod loss;

@@ -5,15 +5,6 @@ use crate::arena::Buffer;
 use crate::graph::{Graph, NodeId};
 use crate::program::{Layer, Program};
 
-/// What a plan is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Forward and backward; activations are kept.
-    Training,
-    /// Forward only, with running statistics.
-    Inference,
-}
-
 /// One step of the forward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Forward {
@@ -99,20 +90,20 @@ pub struct Plan {
     pub input: Buffer,
     /// Forward steps in order.
     pub forward: Vec<Forward>,
-    /// Backward steps in order; none for inference.
+    /// Backward steps in order.
     pub backward: Vec<Backward>,
     /// The logits.
     pub logits: Buffer,
-    /// The gradient of the logits; in training only.
-    pub logits_gradient: Option<Buffer>,
+    /// The gradient of the logits.
+    pub logits_gradient: Buffer,
     /// Floats of the arena.
     pub arena_len: usize,
 }
 
 impl Plan {
     /// Lays `program` out.
-    pub fn new(program: &Program, mode: Mode) -> Self {
-        Planner::new(program).plan(mode)
+    pub fn new(program: &Program) -> Self {
+        Planner::new(program).plan()
     }
 }
 
@@ -141,7 +132,7 @@ impl<'a> Planner<'a> {
         Self { program, storages: Vec::new(), values: vec![None; nodes], gradients: vec![None; nodes] }
     }
 
-    fn plan(mut self, mode: Mode) -> Plan {
+    fn plan(mut self) -> Plan {
         let layers = &self.program.layers;
         self.values[Graph::INPUT] = Some(Read::Stored(self.allocate(Graph::INPUT, 0)));
         for (step, layer) in layers.iter().enumerate() {
@@ -158,7 +149,9 @@ impl<'a> Planner<'a> {
         let logits = layers[layers.len() - 1].output();
         let loss_step = layers.len();
         self.read(logits, loss_step);
-        let drafts = if mode == Mode::Training { self.backward(logits, loss_step) } else { Vec::new() };
+        let logits_gradient = self.allocate(logits, loss_step);
+        self.gradients[logits] = Some(Read::Stored(logits_gradient));
+        let drafts = self.backward(loss_step);
         let (buffers, arena_len) = place(&self.storages);
         let read = |id: NodeId| self.values[id].expect("every value is planned").map(|id| buffers[id]);
         let value = |id: NodeId| read(id).places()[0];
@@ -173,7 +166,7 @@ impl<'a> Planner<'a> {
             forward: layers.iter().filter(is_run).map(forward).collect(),
             backward: drafts.into_iter().map(|draft| draft.finish(&buffers)).collect(),
             logits: value(logits),
-            logits_gradient: self.gradients[logits].map(|read| buffers[read.places()[0]]),
+            logits_gradient: buffers[logits_gradient],
             arena_len,
         }
     }
@@ -203,8 +196,7 @@ impl<'a> Planner<'a> {
         id
     }
 
-    fn backward(&mut self, logits: NodeId, loss_step: usize) -> Vec<Draft> {
-        self.gradients[logits] = Some(Read::Stored(self.allocate(logits, loss_step)));
+    fn backward(&mut self, loss_step: usize) -> Vec<Draft> {
         let layers: Vec<_> = self.program.layers.iter().rev().copied().collect();
         (loss_step + 1..).zip(layers).map(|(step, layer)| self.backward_step(layer, step)).collect()
     }

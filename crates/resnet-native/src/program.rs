@@ -126,7 +126,7 @@ impl Program {
         let mut program = Self {
             layers: Vec::new(),
             shapes,
-            layouts: layouts(graph, kernels)?,
+            layouts: layouts(graph, kernels),
             stem,
             convs: Vec::new(),
             norms: Vec::new(),
@@ -191,6 +191,9 @@ impl Program {
         }
         if fusions.absorbed.contains(&id) {
             return Ok(());
+        }
+        if node.op == Op::Linear && !matches!(graph.nodes()[input].op, Op::GlobalAvgPool | Op::Linear) {
+            return Err(Error::Graph(format!("{}: a linear layer must follow global average pooling", node.name)));
         }
         match node.op {
             Op::Input => {}
@@ -261,7 +264,7 @@ fn stem(graph: &Graph) -> Result<Conv2d> {
 }
 
 /// Layout of each node's output: the head, from the pooling on, is in single precision.
-fn layouts(graph: &Graph, kernels: KernelSet) -> Result<Vec<Layout>> {
+fn layouts(graph: &Graph, kernels: KernelSet) -> Vec<Layout> {
     let mut layouts: Vec<Layout> = Vec::new();
     for node in graph.nodes() {
         let body = kernels.body.layout();
@@ -270,11 +273,8 @@ fn layouts(graph: &Graph, kernels: KernelSet) -> Result<Vec<Layout>> {
             Op::GlobalAvgPool | Op::Linear => kernels.head.layout(),
             _ => from,
         });
-        if node.op == Op::Linear && from != kernels.head.layout() {
-            return Err(Error::Graph(format!("{}: a linear layer must follow global average pooling", node.name)));
-        }
     }
-    Ok(layouts)
+    layouts
 }
 
 /// A batch norm and what follows it.

@@ -6,14 +6,13 @@ use crate::arena::Arena;
 use crate::error::{Error, Result};
 use crate::execute::{Executor, pack_all};
 use crate::graph::{Graph, Role, Shape};
-use crate::kernels::{Isa, KernelSet, Precision, select};
+use crate::infer::Inference;
+use crate::kernels::{Isa, KernelSet, PixelKernels, Precision, select, select_inference};
 use crate::loss::{Outcome, softmax_cross_entropy};
 use crate::optimizer::{Optimizer, Update};
-use crate::plan::Mode;
 use crate::profile::{StepTime, Work};
 use crate::program::{Placed, Program};
 use crate::shard::Weights;
-use crate::statistics::Statistics;
 use crate::team::Team;
 
 /// How a session runs.
@@ -26,9 +25,6 @@ pub struct Options {
     /// Precision of training and inference.
     pub precision: Precision,
 }
-
-/// Most images of one forward pass when there is no backward pass to follow.
-const INFERENCE_BATCH: usize = 128;
 
 /// A network that runs: forward, backward, update.
 pub struct Session {
@@ -46,7 +42,10 @@ pub struct Session {
     /// Whether `packed` holds the current parameters.
     packed_is_current: bool,
     training: Option<Executor>,
-    inference: Option<Executor>,
+    inference: Option<Inference>,
+    /// Whether `inference` holds the current parameters and statistics.
+    inference_is_current: bool,
+    inference_kernels: &'static dyn PixelKernels,
     /// Whether the last pass was for training.
     trained_last: bool,
 }
@@ -76,6 +75,8 @@ impl Session {
             packed_is_current: false,
             training: None,
             inference: None,
+            inference_is_current: false,
+            inference_kernels: select_inference(options.isa, options.precision)?,
             trained_last: false,
             program,
         })
@@ -98,7 +99,8 @@ impl Session {
 
     /// Bytes of activations and gradients allocated so far.
     pub fn arena_bytes(&self) -> usize {
-        self.training.iter().chain(&self.inference).map(Executor::arena_bytes).sum()
+        let training = self.training.as_ref().map_or(0, Executor::arena_bytes);
+        training + self.inference.as_ref().map_or(0, Inference::arena_bytes)
     }
 
     /// All tensors of the state, in graph order.
@@ -126,6 +128,7 @@ impl Session {
         };
         target.copy_from_slice(values);
         self.packed_is_current = false;
+        self.inference_is_current = false;
     }
 
     /// All gradients, flat: the parameters in graph order.
@@ -160,6 +163,7 @@ impl Session {
         let start = Instant::now();
         self.pack();
         self.trained_last = true;
+        self.inference_is_current = false;
         let weights = Weights {
             team: &self.team,
             program: &self.program,
@@ -167,11 +171,11 @@ impl Session {
             parameters: &self.parameters,
             packed: self.packed.as_slice(),
         };
-        let executor = executor_for(&mut self.training, weights, count, Mode::Training);
+        let executor = executor_for(&mut self.training, weights, count);
         executor.restart_times();
         executor.note(Work::Pack, start);
         executor.load_images(weights, images);
-        executor.forward(weights, Statistics::Batch(&mut self.statistics));
+        executor.forward(weights, &mut self.statistics);
         let start = Instant::now();
         let mut logits = vec![0.0; count * self.logits.channels];
         executor.logits(self.logits, &mut logits);
@@ -185,8 +189,11 @@ impl Session {
     /// How long each step of the last pass over a batch took: of [`forward_backward`](Self::forward_backward)
     /// and the [`apply`](Self::apply) after it, or of [`infer`](Self::infer), whichever came last.
     pub fn profile(&self) -> &[StepTime] {
-        let executor = if self.trained_last { &self.training } else { &self.inference };
-        executor.as_ref().map_or(&[], Executor::times)
+        if self.trained_last {
+            self.training.as_ref().map_or(&[], Executor::times)
+        } else {
+            self.inference.as_ref().map_or(&[], Inference::times)
+        }
     }
 
     /// Multiply-adds a second that the kernels reach on all threads with nothing to load or store.
@@ -213,6 +220,7 @@ impl Session {
             executor.note(Work::Update, start);
         }
         self.packed_is_current = false;
+        self.inference_is_current = false;
     }
 
     /// Logits `[images, classes]` of images `[images, channels, height, width]`, with the running
@@ -222,25 +230,14 @@ impl Session {
     /// When the pixels are not those of a whole number of images.
     pub fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
         let count = self.count_images(images)?;
-        self.pack();
         self.trained_last = false;
-        let capacity = count.min(INFERENCE_BATCH);
-        let weights = Weights {
-            team: &self.team,
-            program: &self.program,
-            kernels: self.kernels,
-            parameters: &self.parameters,
-            packed: self.packed.as_slice(),
-        };
-        let executor = executor_for(&mut self.inference, weights, capacity, Mode::Inference);
-        let mut logits = vec![0.0; count * self.logits.channels];
-        let batches = images.chunks(INFERENCE_BATCH * self.input.len());
-        for (images, logits) in batches.zip(logits.chunks_mut(INFERENCE_BATCH * self.logits.channels)) {
-            executor.restart_times();
-            executor.load_images(weights, images);
-            executor.forward(weights, Statistics::Running(&self.statistics));
-            executor.logits(self.logits, logits);
+        let (program, kernels, team) = (&self.program, self.inference_kernels, &self.team);
+        let inference = self.inference.get_or_insert_with(|| Inference::new(program, kernels, team.threads()));
+        if !std::mem::replace(&mut self.inference_is_current, true) {
+            inference.fold(team, program, &self.parameters, &self.statistics);
         }
+        let mut logits = vec![0.0; count * self.logits.channels];
+        inference.run(team, images, &mut logits);
         Ok(logits)
     }
 
@@ -265,12 +262,7 @@ impl Session {
 }
 
 /// The executor in `slot`, made anew when there is none or it is too small.
-fn executor_for<'a>(
-    slot: &'a mut Option<Executor>,
-    weights: Weights<'_>,
-    images: usize,
-    mode: Mode,
-) -> &'a mut Executor {
+fn executor_for<'a>(slot: &'a mut Option<Executor>, weights: Weights<'_>, images: usize) -> &'a mut Executor {
     let fits = slot.take().filter(|executor| executor.capacity() >= images);
-    slot.insert(fits.unwrap_or_else(|| Executor::new(weights, images, mode)))
+    slot.insert(fits.unwrap_or_else(|| Executor::new(weights, images)))
 }

@@ -72,7 +72,7 @@ pub struct Pass<'a> {
     pub images: usize,
     /// Values of the batch norms, as far as they are known.
     pub norms: &'a [NormValues],
-    /// In training, the running statistics: pivots of the moments.
+    /// In the forward pass, the running statistics: pivots of the moments.
     pub running: Option<&'a [f32]>,
 }
 
@@ -187,9 +187,8 @@ impl Shard {
 
     /// Puts the gradient of the logits, `[images][classes]`, where the backward pass starts.
     pub fn load_logits_gradient(&mut self, plan: &Plan, shape: Shape, gradient: &[f32]) {
-        let buffer = plan.logits_gradient.expect("a plan for training");
         for (arena, gradient) in self.arenas.iter_mut().zip(gradient.chunks(GROUP * shape.len())) {
-            let (_, [group]) = arena.borrow([], [buffer]);
+            let (_, [group]) = arena.borrow([], [plan.logits_gradient]);
             HEAD.pack_group(gradient, shape, group);
         }
     }

@@ -1,5 +1,7 @@
 //! Batch norm's statistics, and what follows from them for each channel.
 
+use std::ops::Range;
+
 use crate::kernels::Affine;
 use crate::program::NormLayer;
 
@@ -9,12 +11,11 @@ const RUNNING_MOMENTUM: f64 = 0.1;
 /// Added to the variance, as PyTorch's default.
 const EPS: f64 = 1e-5;
 
-/// Which statistics batch norm uses.
-pub enum Statistics<'a> {
-    /// Those of the batch, which move the running ones on.
-    Batch(&'a mut [f32]),
-    /// The running ones.
-    Running(&'a [f32]),
+/// Factor and summand of a channel of batch norm with the running statistics.
+pub fn running_affine(norm: &NormLayer, parameters: &[f32], running: &[f32], channel: usize) -> (f64, f64) {
+    let value = |values: &[f32], range: &Range<usize>| f64::from(values[range.start + channel]);
+    let scale = value(parameters, &norm.weight) / (value(running, &norm.running_var) + EPS).sqrt();
+    (scale, value(parameters, &norm.bias) - value(running, &norm.running_mean) * scale)
 }
 
 /// Per channel `a, b, c` of `a g + b y + c`, the gradient by batch norm's input `y`.
@@ -75,15 +76,6 @@ impl NormValues {
     /// The normalisation with learned scale and shift.
     pub fn affine(&self) -> Affine<'_> {
         Affine { scale: &self.scale, shift: &self.shift }
-    }
-
-    /// Takes the running statistics.
-    pub fn use_running(&mut self, norm: &NormLayer, parameters: &[f32], running: &[f32]) {
-        for channel in 0..norm.shape.channels {
-            let mean = running[norm.running_mean.start + channel];
-            let variance = running[norm.running_var.start + channel];
-            self.set(norm, parameters, channel, mean.into(), variance.into());
-        }
     }
 
     fn set(&mut self, norm: &NormLayer, parameters: &[f32], channel: usize, mean: f64, variance: f64) {

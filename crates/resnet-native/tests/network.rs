@@ -186,15 +186,66 @@ fn any_number_of_threads_gives_the_same_bits() {
 }
 
 #[test]
-fn running_statistics_and_inference_do_not_depend_on_how_images_share_a_batch() {
+fn inference_does_not_depend_on_how_images_share_a_batch_or_on_threads() {
     for precision in Precision::ALL {
         let mut session = session(&graph(Shortcut::Pad), Options { precision, ..Options::default() });
         let (pixels, _) = batch(200);
         let together = session.infer(&pixels).expect("logits");
+        for threads in [1, 3] {
+            let mut other = self::session(&graph(Shortcut::Pad), Options { threads, precision, isa: None });
+            assert_eq!(other.infer(&pixels).expect("logits"), together, "{threads} threads, {}", precision.name());
+        }
         for (index, image) in pixels.chunks(INPUT.len()).enumerate().step_by(23) {
             let alone = session.infer(image).expect("logits");
             assert_eq!(alone, together[index * CLASSES..][..CLASSES], "image {index}, {}", precision.name());
         }
+    }
+}
+
+#[test]
+fn inference_gives_the_logits_of_the_definition_with_running_statistics() {
+    for kind in [Shortcut::Plain, Shortcut::Pad, Shortcut::Project] {
+        let graph = graph(kind);
+        let (pixels, _) = batch(5);
+        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.03)] {
+            for isa in Isa::available() {
+                let mut session = session(&graph, Options { threads: 2, isa: Some(isa), precision });
+                let values = state(&session);
+                let tensor = |name: &str| values[name].clone();
+                let exact = reference::logits(&graph, &tensor, &to_f64(&pixels), 5, reference::Statistics::Running);
+                let found = session.infer(&pixels).expect("logits");
+                let largest = exact.iter().fold(0f64, |max, value| max.max(value.abs()));
+                for (found, exact) in found.iter().zip(&exact) {
+                    let error = (f64::from(*found) - exact).abs() / largest;
+                    assert!(error < tolerance, "{kind:?} {} {}: {found} is not {exact}", isa.name(), precision.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn inference_follows_what_training_changes() {
+    for precision in Precision::ALL {
+        let mut trained = session(&graph(Shortcut::Project), Options { precision, ..Options::default() });
+        let (pixels, labels) = batch(20);
+        let logits_of = |session: &mut Session| session.infer(&pixels).expect("logits");
+        let fresh_logits = |trained: &Session| {
+            let mut fresh = session(&graph(Shortcut::Project), Options { precision, ..Options::default() });
+            for index in 0..trained.tensors().len() {
+                fresh.set_values(index, trained.values(&trained.tensors()[index]));
+            }
+            logits_of(&mut fresh)
+        };
+        let first = logits_of(&mut trained);
+        trained.forward_backward(&pixels, &labels, 0.0).expect("a step");
+        let moved = logits_of(&mut trained);
+        assert_ne!(first, moved, "running statistics have moved, {}", precision.name());
+        assert_eq!(moved, fresh_logits(&trained), "{}", precision.name());
+        trained.apply(&Update::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4 });
+        let updated = logits_of(&mut trained);
+        assert_ne!(moved, updated, "parameters have changed, {}", precision.name());
+        assert_eq!(updated, fresh_logits(&trained), "{}", precision.name());
     }
 }
 
@@ -239,6 +290,11 @@ fn graphs_the_engine_cannot_run_are_refused_by_name() {
     let pool = lone_relu.global_avg_pool("avgpool", relu);
     lone_relu.linear("fc", pool, 2);
     assert!(refused(&lone_relu).contains("lonely"));
+    let mut no_pooling = Graph::new(INPUT);
+    let conv = no_pooling.conv("conv1", Graph::INPUT, 4, 3, 1);
+    let norm = no_pooling.batch_norm("bn1", conv);
+    no_pooling.linear("fc", norm, 2);
+    assert!(refused(&no_pooling).contains("fc: a linear layer must follow global average pooling"));
     let mut no_head = Graph::new(INPUT);
     no_head.conv("conv1", Graph::INPUT, 4, 3, 1);
     assert!(refused(&no_head).contains("linear"));

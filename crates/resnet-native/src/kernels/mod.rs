@@ -13,6 +13,7 @@ mod avx2;
 mod avx512;
 mod band;
 mod frame;
+mod pixels;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
@@ -24,11 +25,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::geometry::{Conv2d, Gather};
+use crate::infer::Format;
 use crate::layout::Layout;
 
 pub use band::{
     Affine, ConvBand, ConvWeightsBand, Gate, Images, Moments, Normalize, NormalizeReduce, Pad, Pool, Source,
 };
+pub use pixels::{PixelConv, PixelKernels, PixelLoad, PixelPool};
 
 /// An instruction set with kernels of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +149,53 @@ impl Isa {
             (_, Precision::Bf16) => &portable::Bf16,
         }
     }
+}
+
+/// The kernels of inference for `precision` on the instruction set that [`choose`] gives: with a matrix unit, single
+/// precision is three planes of bf16.
+///
+/// # Errors
+/// As [`choose`].
+pub fn select_inference(isa: Option<Isa>, precision: Precision) -> Result<&'static dyn PixelKernels> {
+    let isa = choose(isa)?;
+    let format = match (precision, isa) {
+        (Precision::Bf16, _) => Format::Planes(1),
+        (Precision::Tf32, _) => Format::Planes(2),
+        (Precision::F32, Isa::Amx) => Format::Planes(3),
+        (Precision::F32, _) => Format::Single,
+    };
+    select_pixels(Some(isa), format)
+}
+
+/// The kernels of inference for `format` on the instruction set that [`choose`] gives.
+///
+/// # Errors
+/// As [`choose`].
+pub fn select_pixels(isa: Option<Isa>, format: Format) -> Result<&'static dyn PixelKernels> {
+    let isa = choose(isa)?;
+    macro_rules! planes {
+        ($module:ident) => {
+            match format {
+                Format::Planes(1) => &$module::PlanePixels::<1>,
+                Format::Planes(2) => &$module::PlanePixels::<2>,
+                _ => &$module::PlanePixels::<3>,
+            }
+        };
+    }
+    Ok(match (isa, format) {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Format::Single) => &avx2::SinglePixels,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, _) => planes!(avx2),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512 | Isa::Amx, Format::Single) => &avx512::SinglePixels,
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) => planes!(avx512),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx, _) => planes!(amx),
+        (_, Format::Single) => &portable::SinglePixels,
+        _ => planes!(portable),
+    })
 }
 
 impl FromStr for Isa {

@@ -105,10 +105,27 @@ pub fn noise(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// Mean softmax cross-entropy of a graph in training mode, by the definition of each layer. `tensor`
-/// gives the values of a tensor of the state by name.
+/// Mean softmax cross-entropy of a graph in training mode. `tensor` gives the values of a tensor of the state by
+/// name.
 pub fn loss(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f64>, images: &[f64], labels: &[u32], smoothing: f64) -> f64 {
-    let count = labels.len();
+    cross_entropy(&logits(graph, tensor, images, labels.len(), Statistics::Batch), labels, smoothing)
+}
+
+/// Which statistics batch norm uses.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Statistics {
+    Batch,
+    Running,
+}
+
+/// Logits of `count` images, by the definition of each layer.
+pub fn logits(
+    graph: &Graph,
+    tensor: &dyn Fn(&str) -> Vec<f64>,
+    images: &[f64],
+    count: usize,
+    statistics: Statistics,
+) -> Vec<f64> {
     let mut values: Vec<Vec<f64>> = Vec::new();
     for node in graph.nodes() {
         let shape = graph.input_of(node);
@@ -120,7 +137,11 @@ pub fn loss(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f64>, images: &[f64], la
                 let geometry = Conv2d::new(shape, node.output, kernel, stride, padding);
                 conv(&geometry, count, shape, node.output, input(), &parameter("weight")).values
             }
-            Op::BatchNorm => batch_norm(input(), shape, &parameter("weight"), &parameter("bias")),
+            Op::BatchNorm => {
+                let running = [parameter("running_mean"), parameter("running_var")];
+                let running = (statistics == Statistics::Running).then_some(&running);
+                batch_norm(input(), shape, [&parameter("weight"), &parameter("bias")], running)
+            }
             Op::Relu => input().iter().map(|v| v.max(0.0)).collect(),
             Op::Add => input().iter().zip(&values[node.inputs[1]]).map(|(a, b)| a + b).collect(),
             Op::PadShortcut { stride } => pad_shortcut(input(), shape, node.output, stride),
@@ -132,18 +153,19 @@ pub fn loss(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f64>, images: &[f64], la
         };
         values.push(value);
     }
-    let logits = values.last().expect("a graph has nodes");
-    cross_entropy(logits, labels, smoothing)
+    values.pop().expect("a graph has nodes")
 }
 
-fn batch_norm(input: &[f64], shape: Shape, weight: &[f64], bias: &[f64]) -> Vec<f64> {
+fn batch_norm(input: &[f64], shape: Shape, [weight, bias]: [&[f64]; 2], running: Option<&[Vec<f64>; 2]>) -> Vec<f64> {
     let pixels = shape.height * shape.width;
     let mut output = input.to_vec();
     for channel in 0..shape.channels {
         let of_channel = |index: usize| index / pixels % shape.channels == channel;
         let own: Vec<f64> = (0..input.len()).filter(|&i| of_channel(i)).map(|i| input[i]).collect();
-        let mean = own.iter().sum::<f64>() / own.len() as f64;
-        let variance = own.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / own.len() as f64;
+        let of_batch = own.iter().sum::<f64>() / own.len() as f64;
+        let mean = running.map_or(of_batch, |[means, _]| means[channel]);
+        let of_batch = own.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / own.len() as f64;
+        let variance = running.map_or(of_batch, |[_, variances]| variances[channel]);
         for index in (0..input.len()).filter(|&i| of_channel(i)) {
             output[index] = (input[index] - mean) / (variance + 1e-5).sqrt() * weight[channel] + bias[channel];
         }

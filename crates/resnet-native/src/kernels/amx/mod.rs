@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use super::avx512::Lanes;
 use super::frame::tiled::TileUnit;
+use super::pixels::implement_plane_pixels;
 use super::{Isa, implement_tiled_kernels};
 
 /// The kernels in bf16.
@@ -22,6 +23,11 @@ pub struct F32;
 implement_tiled_kernels!(Bf16, Isa::Amx, Unit, planes: 1, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
 implement_tiled_kernels!(Tf32, Isa::Amx, Unit, planes: 2, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
 implement_tiled_kernels!(F32, Isa::Amx, Unit, planes: 3, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
+
+/// Inference in planes of bf16.
+pub struct PlanePixels<const PLANES: usize>;
+
+implement_plane_pixels!(PlanePixels, Isa::Amx, Unit, #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
 
 /// Whether the machine has AMX with bf16 and the system lets this process use it.
 pub fn is_available() -> bool {
@@ -112,6 +118,15 @@ impl TileUnit for Unit {
     }
 
     #[inline(always)]
+    unsafe fn load_rows<const T: usize>(&mut self, from: *const f32, step: usize) {
+        // SAFETY: as above, rows being as far apart as the caller says.
+        unsafe {
+            asm!("tileloadd tmm{t}, [{from} + {step}*1]", t = const T, from = in(reg) from, step = in(reg) step,
+                options(nostack, readonly, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store<const T: usize>(&mut self, to: *mut f32) {
         // SAFETY: as above.
         unsafe {
@@ -133,5 +148,11 @@ impl TileUnit for Unit {
     unsafe fn narrow(low: Lanes, high: Lanes) -> Lanes {
         // SAFETY: as above, with AVX-512's bf16 and word permutations.
         unsafe { low.narrow_bf16(high) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(values: [Lanes; 2], to: *mut u16) {
+        // SAFETY: as above, with AVX-512's bf16.
+        unsafe { Lanes::store_halves_bf16(values, to) }
     }
 }

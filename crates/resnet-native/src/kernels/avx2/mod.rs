@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::frame::{Vector, tiled::Software};
+use super::pixels::{implement_plane_pixels, implement_single_pixels};
 use super::{Isa, implement_kernels, implement_tiled_kernels};
 
 /// The kernels in single precision.
@@ -22,6 +23,19 @@ pub struct Tf32;
 
 implement_tiled_kernels!(Bf16, Isa::Avx2, Software<Lanes>, planes: 1, #[target_feature(enable = "avx2,fma")]);
 implement_tiled_kernels!(Tf32, Isa::Avx2, Software<Lanes>, planes: 2, #[target_feature(enable = "avx2,fma")]);
+
+/// Inference in single precision.
+pub struct SinglePixels;
+
+implement_single_pixels!(
+    SinglePixels, Isa::Avx2, Lanes, #[target_feature(enable = "avx2,fma")]
+    conv: 2 vectors x 4 pixels or 1 x 8
+);
+
+/// Inference in planes of bf16.
+pub struct PlanePixels<const PLANES: usize>;
+
+implement_plane_pixels!(PlanePixels, Isa::Avx2, Software<Lanes>, #[target_feature(enable = "avx2,fma")]);
 
 /// The high half of a word.
 const HIGH: i32 = 0xffff_0000u32 as i32;
@@ -118,6 +132,31 @@ impl Vector for Lanes {
             let high = _mm256_and_si256(rounded(high.0), _mm256_set1_epi32(HIGH));
             Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: as above; the pointer is valid for eight halves of words.
+        unsafe {
+            let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        // SAFETY: as above; the pointer is valid for eight halves of words.
+        unsafe {
+            let words = _mm256_srli_epi32::<16>(rounded(self.0));
+            let halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: as above.
+        unsafe { Self(_mm256_castsi256_ps(_mm256_and_si256(rounded(self.0), _mm256_set1_epi32(HIGH)))) }
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::frame::{Vector, tiled::Software};
+use super::pixels::{implement_plane_pixels, implement_single_pixels};
 use super::{Isa, implement_kernels, implement_tiled_kernels};
 
 /// The kernels in single precision.
@@ -22,6 +23,19 @@ pub struct Tf32;
 
 implement_tiled_kernels!(Bf16, Isa::Avx512, Software<Lanes>, planes: 1, #[target_feature(enable = "avx512f")]);
 implement_tiled_kernels!(Tf32, Isa::Avx512, Software<Lanes>, planes: 2, #[target_feature(enable = "avx512f")]);
+
+/// Inference in single precision.
+pub struct SinglePixels;
+
+implement_single_pixels!(
+    SinglePixels, Isa::Avx512, Lanes, #[target_feature(enable = "avx512f")]
+    conv: 2 vectors x 8 pixels or 1 x 16
+);
+
+/// Inference in planes of bf16.
+pub struct PlanePixels<const PLANES: usize>;
+
+implement_plane_pixels!(PlanePixels, Isa::Avx512, Software<Lanes>, #[target_feature(enable = "avx512f")]);
 
 /// The high half of a word.
 const HIGH: i32 = 0xffff_0000u32 as i32;
@@ -128,6 +142,30 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: as above; the pointer is valid for sixteen halves of words.
+        unsafe {
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        // SAFETY: as above; the pointer is valid for sixteen halves of words.
+        unsafe {
+            let words = _mm512_srli_epi32::<16>(rounded(self.0));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(words));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: as above.
+        unsafe { Self(_mm512_castsi512_ps(_mm512_and_si512(rounded(self.0), _mm512_set1_epi32(HIGH)))) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, to: *mut f32) {
         // SAFETY: as above; the caller gives two tiles.
         unsafe {
@@ -156,6 +194,19 @@ impl Lanes {
         unsafe {
             let words = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi32(HIGH), high, low);
             Self(_mm512_castsi512_ps(words))
+        }
+    }
+
+    /// [`Vector::store_bf16`] for two vectors, one after the other, with the instruction for it.
+    ///
+    /// # Safety
+    /// As for that, and the machine has AVX-512BF16.
+    #[inline(always)]
+    pub unsafe fn store_halves_bf16(values: [Self; 2], to: *mut u16) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(values[1].0, values[0].0));
+            _mm512_storeu_si512(to.cast(), halves);
         }
     }
 

@@ -1,8 +1,8 @@
 //! The algorithms, generic over a vector type; instantiated once for each instruction set.
 //!
-//! Every function here is `#[inline(always)]` so that it is compiled inside the `#[target_feature]`
-//! function that calls it (closures are not, so none of them touches a vector), and is unsafe for one reason: the caller has checked the lengths of the band
-//! and runs it on a machine that has the vector's instructions.
+//! Every function here is `#[inline(always)]` so that it is compiled inside the `#[target_feature]` function that
+//! calls it (closures are not, so none of them touches a vector), and is unsafe for one reason: the caller has
+//! checked the lengths of the band and runs it on a machine that has the vector's instructions.
 //!
 //! The modules here work on `Layout::Interleaved`, those in [`tiled`] on `Layout::Tiled`.
 
@@ -11,6 +11,7 @@
 mod conv;
 mod conv_weights;
 mod normalize;
+pub mod pixels;
 mod resample;
 mod rows;
 mod spin;
@@ -32,8 +33,8 @@ use crate::layout::GROUP;
 /// A register of floats; a group of images is a whole number of them.
 ///
 /// # Safety
-/// Every method needs a machine that has the vector's instructions; `load` and `store` need a pointer
-/// valid for [`LANES`](Vector::LANES) floats, of any alignment.
+/// Every method needs a machine that has the vector's instructions; `load` and `store` need a pointer valid for
+/// [`LANES`](Vector::LANES) floats, of any alignment, `load_bf16` and `store_bf16` one valid for as many `u16`.
 pub trait Vector: Copy {
     /// Floats in a register.
     const LANES: usize;
@@ -61,6 +62,12 @@ pub trait Vector: Copy {
     unsafe fn zip_low(a: Self, b: Self) -> Self;
     /// The same for the high halves.
     unsafe fn zip_high(a: Self, b: Self) -> Self;
+    /// As many values in bf16, widened.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    /// The reverse of [`load_bf16`](Vector::load_bf16), rounding to the nearest and to even.
+    unsafe fn store_bf16(self, to: *mut u16);
+    /// What [`store_bf16`](Vector::store_bf16) keeps of each value.
+    unsafe fn round_bf16(self) -> Self;
     /// Transposes a tile of 16 by 16 words.
     #[inline(always)]
     unsafe fn transpose(from: *const f32, to: *mut f32) {

@@ -1,6 +1,7 @@
 //! Kernels in plain Rust, four lanes wide: what a compiler vectorises on any machine.
 
 use super::frame::{Vector, tiled::Software};
+use super::pixels::{implement_plane_pixels, implement_single_pixels};
 use super::{Isa, implement_kernels, implement_tiled_kernels};
 use crate::layout::{narrow, widen};
 
@@ -21,6 +22,16 @@ pub struct Tf32;
 
 implement_tiled_kernels!(Bf16, Isa::Portable, Software<Lanes>, planes: 1,);
 implement_tiled_kernels!(Tf32, Isa::Portable, Software<Lanes>, planes: 2,);
+
+/// Inference in single precision.
+pub struct SinglePixels;
+
+implement_single_pixels!(SinglePixels, Isa::Portable, Lanes, conv: 2 vectors x 4 pixels or 1 x 8);
+
+/// Inference in planes of bf16.
+pub struct PlanePixels<const PLANES: usize>;
+
+implement_plane_pixels!(PlanePixels, Isa::Portable, Software<Lanes>,);
 
 /// Four floats.
 #[derive(Clone, Copy)]
@@ -98,6 +109,24 @@ impl Vector for Lanes {
     #[inline(always)]
     unsafe fn narrow(low: Self, high: Self) -> Self {
         low.zip(high, |low, high| narrow([low, high]))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: the caller gives four halves of words.
+        Self(unsafe { from.cast::<[u16; 4]>().read_unaligned() }.map(|half| f32::from_bits(u32::from(half) << 16)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        let halves = self.0.map(|value| narrow([value, 0.0]).to_bits() as u16);
+        // SAFETY: the caller gives room for four halves of words.
+        unsafe { to.cast::<[u16; 4]>().write_unaligned(halves) }
+    }
+
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        Self(self.0.map(|value| widen(narrow([value, 0.0]))[0]))
     }
 
     #[inline(always)]

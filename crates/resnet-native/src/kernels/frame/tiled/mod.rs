@@ -39,6 +39,8 @@ pub trait TileUnit {
     unsafe fn zero<const T: usize>(&mut self);
     /// Loads a register.
     unsafe fn load<const T: usize>(&mut self, from: *const f32);
+    /// Loads a register from rows that are `step` bytes apart.
+    unsafe fn load_rows<const T: usize>(&mut self, from: *const f32, step: usize);
     /// Stores a register.
     unsafe fn store<const T: usize>(&mut self, to: *mut f32);
     /// `D[m][n] += sum over i of A[m][i] * B[i][n]`: words of `D` are floats, those of `A` and `B` two
@@ -46,6 +48,8 @@ pub trait TileUnit {
     unsafe fn dot<const D: usize, const A: usize, const B: usize>(&mut self);
     /// [`Vector::narrow`], by the unit's own instruction where it has one.
     unsafe fn narrow(low: Self::Vector, high: Self::Vector) -> Self::Vector;
+    /// [`Vector::store_bf16`] for two vectors, the second 16 values after the first; likewise.
+    unsafe fn store_halves(values: [Self::Vector; 2], to: *mut u16);
 }
 
 /// The planes of two factors whose products are added up: those that are not below the last plane's rounding.

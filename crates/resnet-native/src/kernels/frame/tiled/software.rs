@@ -30,6 +30,14 @@ impl<V: Vector> TileUnit for Software<V> {
     }
 
     #[inline(always)]
+    unsafe fn load_rows<const T: usize>(&mut self, from: *const f32, step: usize) {
+        for (row, words) in self.registers[T].0.chunks_exact_mut(HALF).enumerate() {
+            // SAFETY: the caller gives rows of a tile, of any alignment.
+            words.copy_from_slice(&unsafe { from.byte_add(row * step).cast::<[f32; HALF]>().read_unaligned() });
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store<const T: usize>(&mut self, to: *mut f32) {
         // SAFETY: the caller gives room for a tile, of any alignment.
         unsafe { to.cast::<[f32; GROUP * HALF]>().write_unaligned(self.registers[T].0) }
@@ -61,5 +69,14 @@ impl<V: Vector> TileUnit for Software<V> {
     unsafe fn narrow(low: V, high: V) -> V {
         // SAFETY: passed on from the caller.
         unsafe { V::narrow(low, high) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_halves(values: [V; 2], to: *mut u16) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            values[0].store_bf16(to);
+            values[1].store_bf16(to.add(HALF));
+        }
     }
 }

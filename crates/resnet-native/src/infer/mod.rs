@@ -1,0 +1,175 @@
+//! Inference: a network whose batch norms are folded into its convolutions, run image by image.
+//!
+//! Training lays 16 images side by side (see [`layout`](crate::layout)); here vectors and tiles hold *pixels*
+//! ([`Pixels`]), so that one image costs what one image costs. Threads take images from a common queue, each through
+//! all layers at once, in memory that is small enough for a second-level cache. Nothing is summed over images, so
+//! neither their number nor that of threads shows in the result.
+
+mod fold;
+mod network;
+mod pixels;
+mod walk;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::arena::Arena;
+use crate::kernels::{PixelConv, PixelKernels, PixelLoad, PixelPool};
+use crate::profile::{StepTime, Work};
+use crate::program::Program;
+use crate::team::Team;
+use network::{Layer, Network, Op};
+
+pub(crate) use pixels::TILE_ROWS;
+pub use pixels::{Format, NARROW_BLOCK, Pixels, Reach};
+pub(crate) use walk::PixelTile;
+pub use walk::Walk;
+
+/// A network ready to infer.
+pub struct Inference {
+    network: Network,
+    kernels: &'static dyn PixelKernels,
+    /// Weights and biases.
+    packed: Arena,
+    workers: Vec<Worker>,
+    times: Vec<StepTime>,
+}
+
+impl Inference {
+    /// A network whose weights are still to be [folded](Self::fold), for so many threads.
+    pub fn new(program: &Program, kernels: &'static dyn PixelKernels, threads: usize) -> Self {
+        let network = Network::new(program, kernels.format());
+        Self {
+            kernels,
+            packed: Arena::new(network.packed_len),
+            workers: (0..threads).map(|_| Worker::new(&network)).collect(),
+            times: Vec::new(),
+            network,
+        }
+    }
+
+    /// Takes weights and statistics over.
+    pub fn fold(&mut self, team: &Team, program: &Program, parameters: &[f32], statistics: &[f32]) {
+        fold::fold(team, &self.network, program, parameters, statistics, self.packed.all());
+    }
+
+    /// Logits `[images][classes]` of images `[images][channels][height][width]`, one at least.
+    pub fn run(&mut self, team: &Team, images: &[f32], logits: &mut [f32]) {
+        let (network, kernels, packed) = (&self.network, self.kernels, self.packed.as_slice());
+        let shape = network.image.shape;
+        let jobs = images.chunks_exact(shape.len()).zip(logits.chunks_exact_mut(network.logits.len));
+        let jobs = Mutex::new(jobs);
+        self.workers.iter_mut().for_each(Worker::restart_times);
+        let busy = self.workers.len().min(images.len() / shape.len());
+        team.for_each(self.workers[..busy].iter_mut(), |worker| {
+            let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+            while let Some((image, logits)) = next() {
+                worker.run(network, kernels, packed, image, logits);
+            }
+        });
+        self.collect_times();
+    }
+
+    /// Bytes of activations.
+    pub fn arena_bytes(&self) -> usize {
+        self.workers.len() * self.network.arena_len * size_of::<f32>()
+    }
+
+    /// How long threads spent on each layer of the last [`run`](Self::run), added up.
+    pub fn times(&self) -> &[StepTime] {
+        &self.times
+    }
+
+    fn collect_times(&mut self) {
+        let nodes = std::iter::once(None).chain(self.network.layers.iter().map(|layer| Some(layer.node)));
+        let time = |step: usize| self.workers.iter().map(|worker| worker.times[step]).sum();
+        let steps = nodes.enumerate().map(|(step, node)| StepTime {
+            work: if node.is_some() { Work::Forward } else { Work::Load },
+            node,
+            time: time(step),
+        });
+        self.times = steps.collect();
+    }
+}
+
+/// What one thread works in.
+struct Worker {
+    /// An image's values.
+    arena: Arena,
+    /// Of the loading and of each layer.
+    times: Vec<Duration>,
+}
+
+impl Worker {
+    fn new(network: &Network) -> Self {
+        Self { arena: Arena::new(network.arena_len), times: vec![Duration::ZERO; network.layers.len() + 1] }
+    }
+
+    fn restart_times(&mut self) {
+        self.times.fill(Duration::ZERO);
+    }
+
+    /// Takes one image through all layers.
+    fn run(
+        &mut self,
+        network: &Network,
+        kernels: &dyn PixelKernels,
+        packed: &[f32],
+        image: &[f32],
+        logits: &mut [f32],
+    ) {
+        let mut start = Instant::now();
+        let (_, [output]) = self.arena.borrow([], [network.input]);
+        kernels.load(PixelLoad { pixels: &network.image, image, output });
+        for (step, layer) in network.layers.iter().enumerate() {
+            start = self.note(step, start);
+            self.layer(network, kernels, packed, layer);
+        }
+        self.note(network.layers.len(), start);
+        logits.copy_from_slice(self.arena.read(network.logits));
+    }
+
+    /// Adds the time since `start` to a step's; returns the time now.
+    fn note(&mut self, step: usize, start: Instant) -> Instant {
+        let now = Instant::now();
+        self.times[step] += now - start;
+        now
+    }
+
+    fn layer(&mut self, network: &Network, kernels: &dyn PixelKernels, packed: &[f32], layer: &Layer) {
+        match layer.op {
+            Op::Conv { conv, residual, relu } => {
+                let conv = &network.convs[conv];
+                let reads = [layer.input, residual.unwrap_or(layer.input)];
+                let ([input, added], [output]) = self.arena.borrow(reads, [layer.output]);
+                kernels.conv(PixelConv {
+                    walk: &conv.walk,
+                    input,
+                    weights: &packed[conv.packed.clone()],
+                    bias: &packed[conv.bias.clone()],
+                    residual: residual.map(|_| added),
+                    output,
+                    relu,
+                });
+            }
+            Op::Pool(pixels) => {
+                let ([input], [output]) = self.arena.borrow([layer.input], [layer.output]);
+                kernels.pool(PixelPool { pixels: &pixels, input, output });
+            }
+            Op::Linear(linear) => {
+                let ([input], [output]) = self.arena.borrow([layer.input], [layer.output]);
+                fully_connected(&packed[network.linears[linear].packed.clone()], input, output);
+            }
+        }
+    }
+}
+
+/// `output = weights * input + bias`, of `[bias, weights by input][output]`; what fills the input up is zero and
+/// has no weights.
+fn fully_connected(packed: &[f32], input: &[f32], output: &mut [f32]) {
+    let mut rows = packed.chunks_exact(output.len());
+    output.copy_from_slice(rows.next().expect("a bias"));
+    for (value, weights) in input.iter().zip(rows) {
+        output.iter_mut().zip(weights).for_each(|(total, weight)| *total += value * weight);
+    }
+}
