@@ -65,6 +65,10 @@ pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: Normalize
                 // SAFETY: tiles lie inside all slices, which are of one length.
                 let sums = unsafe {
                     let values = [mean.load(block, part), inv_std.load(block, part)];
+                    #[expect(
+                        clippy::manual_map,
+                        reason = "a closure would be compiled without the vector's instructions"
+                    )]
                     let affine: Option<[Pair<U::Vector>; 2]> = match &affine {
                         Some(affine) => Some(affine.load(block, part)),
                         None => None,
