@@ -40,7 +40,7 @@ pub enum Layout {
     Interleaved,
     /// Tiles, in bf16 or, with more than one plane, in single precision.
     Tiled {
-        /// Numbers in bf16 as whose sum a value is multiplied, at most [`MAX_PLANES`].
+        /// Numbers in bf16 as whose sum a value is multiplied, at most `MAX_PLANES`.
         planes: usize,
     },
 }

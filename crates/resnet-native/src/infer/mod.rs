@@ -1,6 +1,6 @@
 //! Inference: a network whose batch norms are folded into its convolutions, run image by image.
 //!
-//! Training lays 16 images side by side (see [`layout`](crate::layout)); here vectors and tiles hold *pixels*
+//! Training lays 16 images side by side (see `layout`); here vectors and tiles hold *pixels*
 //! ([`Pixels`]), so that one image costs what one image costs. Threads take images from a common queue, each through
 //! all layers at once, in memory that is small enough for a second-level cache. Nothing is summed over images, so
 //! neither their number nor that of threads shows in the result.
