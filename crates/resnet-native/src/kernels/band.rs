@@ -73,9 +73,10 @@ pub struct ConvWeightsBand<'a> {
     pub conv: &'a Conv2d,
     /// Rows of the output's gradient to sum over.
     pub rows: Range<usize>,
-    /// The convolution's input in each group to sum over, at most [`Layout::weight_groups`].
+    /// The convolution's input in each group to sum over, at most [`Layout::weight_groups`]; all worked out with the
+    /// same values of the channels, if at all.
     pub inputs: &'a [Source<'a>],
-    /// The gradient of its output in the same groups.
+    /// The gradient of its output in the same groups, likewise.
     pub output_gradients: &'a [Source<'a>],
     /// Feature maps of the output to work on: all, where the layout does not [cut](Layout::cuts_outputs) them.
     pub outputs: Range<usize>,
