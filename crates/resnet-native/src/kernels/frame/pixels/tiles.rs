@@ -11,7 +11,7 @@ use super::number::{Number, Planes};
 use crate::infer::{PixelTile, TILE_ROWS, Walk};
 use crate::kernels::PixelConv;
 use crate::kernels::frame::Vector;
-use crate::kernels::frame::tiled::{Tile, TileUnit};
+use crate::kernels::frame::tiled::{Tile, TileUnit, plane_products};
 use crate::layout::{HALF, TILE};
 
 /// Tiles that are summed up together.
@@ -114,7 +114,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         sums: *mut f32,
         writer: &mut Writer<'_, RESIDUAL, RELU>,
     ) {
-        let steps = self.walk.terms.len() * products(PLANES).len();
+        let steps = self.walk.terms.len() * plane_products(PLANES).len();
         let rows = (TOGETHER * TILE_ROWS).div_ceil(steps);
         // SAFETY: passed on from the caller.
         unsafe {
@@ -127,7 +127,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             for term in &self.walk.terms {
                 let input = self.input.wrapping_offset(term.from);
                 let second = weights.wrapping_add(if term.halves[0] { PLANES * TILE } else { 0 });
-                for &[plane, of_weights] in products(PLANES) {
+                for &(plane, of_weights) in plane_products(PLANES) {
                     let input = input.wrapping_add(plane * self.plane_len);
                     if term.halves[0] {
                         self.unit.load::<7>(weights.add(of_weights * TILE));
@@ -196,16 +196,6 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             }
             self.unit.dot::<1, 6, 7>();
         }
-    }
-}
-
-/// The planes of what is read and of the weights that are multiplied, the small ones first.
-#[inline(always)]
-const fn products(planes: usize) -> &'static [[usize; 2]] {
-    match planes {
-        1 => &[[0, 0]],
-        2 => &[[0, 1], [1, 0], [0, 0]],
-        _ => &[[0, 2], [1, 1], [2, 0], [0, 1], [1, 0], [0, 0]],
     }
 }
 

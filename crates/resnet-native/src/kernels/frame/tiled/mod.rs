@@ -54,7 +54,7 @@ pub trait TileUnit {
 
 /// The planes of two factors whose products are added up: those that are not below the last plane's rounding.
 /// They stand in an order in which one goes over into the next with one factor unchanged.
-const fn plane_products(planes: usize) -> &'static [(usize, usize)] {
+pub const fn plane_products(planes: usize) -> &'static [(usize, usize)] {
     match planes {
         1 => &[(0, 0)],
         2 => &[(1, 0), (0, 0), (0, 1)],
