@@ -248,13 +248,15 @@ impl Conv2d {
         let rows = by_row(&vertical);
         let terms = rows.iter().map(|row| tiles.columns.iter().map(|run| terms(row, run, &tiles, from)).collect());
         let terms = terms.collect();
-        Gather { direction, kernel: self.vertical.kernel, rows, columns, tiles, terms, from, to }
+        Gather { conv: *self, direction, kernel: self.vertical.kernel, rows, columns, tiles, terms, from, to }
     }
 }
 
 /// What each pixel written reads, in two dimensions.
 #[derive(Clone, Debug)]
 pub struct Gather {
+    /// The convolution.
+    pub conv: Conv2d,
     /// Whether outputs are written or gradients of inputs.
     pub direction: Direction,
     /// Side of the kernel.

@@ -366,8 +366,8 @@ use kernel;
 macro_rules! implement_kernels {
     (
         $name:ident, $isa:expr, $vector:ty, $(#[$feature:meta])?
-        conv: $block:literal channels x $pixels:literal pixels,
-        weights: $outputs:literal outputs x $inputs:literal inputs x 3 columns
+        conv: $block:literal channels x $pixels:literal pixels, or x $tiles:literal at a point,
+        weights: $outputs:literal outputs x $inputs:literal inputs x 3 columns, or $many:literal x $few:literal at a point
     ) => {
         impl $crate::kernels::Kernels for $name {
             fn isa(&self) -> $crate::kernels::Isa {
@@ -387,14 +387,13 @@ macro_rules! implement_kernels {
             }
 
             fn gradient_len(&self, conv: &$crate::geometry::Conv2d) -> usize {
-                conv.weight_len()
+                $crate::kernels::frame::gradient_len(conv)
             }
 
             fn unpack_gradient(
                 &self, conv: &$crate::geometry::Conv2d, summed: &[f32], first: usize, gradient: &mut [f32],
             ) {
-                let start = first * conv.inputs * conv.taps();
-                gradient.copy_from_slice(&summed[start..start + gradient.len()]);
+                $crate::kernels::frame::unpack_gradient(conv, summed, first, gradient);
             }
 
             fn load_images(&self, images: $crate::kernels::Images<'_>) {
@@ -418,9 +417,9 @@ macro_rules! implement_kernels {
             }
 
             $crate::kernels::kernel!(spin, [$(#[$feature])?] spin::<$vector, $block>);
-            $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] conv::<$vector, $block, $pixels>);
+            $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] conv::<$vector, $block, $pixels, $tiles>);
             $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?]
-                conv_weights::<$vector, $outputs, $inputs>);
+                conv_weights::<$vector, $outputs, $inputs, $many, $few>);
             $crate::kernels::kernel!(normalize, Normalize, [$(#[$feature])?] normalize::<$vector>);
             $crate::kernels::kernel!(normalize_reduce, NormalizeReduce, [$(#[$feature])?]
                 normalize_reduce::<$vector>);

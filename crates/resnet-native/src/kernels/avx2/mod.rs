@@ -11,8 +11,8 @@ pub struct F32;
 
 implement_kernels!(
     F32, Isa::Avx2, Lanes, #[target_feature(enable = "avx2,fma")]
-    conv: 4 channels x 3 pixels,
-    weights: 2 outputs x 2 inputs x 3 columns
+    conv: 4 channels x 3 pixels, or x 2 at a point,
+    weights: 2 outputs x 2 inputs x 3 columns, or 4 x 2 at a point
 );
 
 /// The kernels in bf16, without an instruction for it.
@@ -110,6 +110,19 @@ impl Vector for Lanes {
             let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
+        // SAFETY: as above.
+        unsafe {
+            let [Self(a), Self(b), Self(c), Self(d)] = vectors;
+            let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+            let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            let mut found = [0.0; 4];
+            _mm_storeu_ps(found.as_mut_ptr(), sums);
+            found
         }
     }
 

@@ -11,8 +11,8 @@ pub struct F32;
 
 implement_kernels!(
     F32, Isa::Avx512, Lanes, #[target_feature(enable = "avx512f")]
-    conv: 8 channels x 3 pixels,
-    weights: 4 outputs x 2 inputs x 3 columns
+    conv: 8 channels x 3 pixels, or x 3 at a point,
+    weights: 4 outputs x 2 inputs x 3 columns, or 8 x 3 at a point
 );
 
 /// The kernels in bf16, without an instruction for it.
@@ -110,6 +110,25 @@ impl Vector for Lanes {
     unsafe fn sum(self) -> f32 {
         // SAFETY: as above.
         unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
+        // SAFETY: as above.
+        unsafe {
+            let [Self(a), Self(b), Self(c), Self(d)] = vectors;
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            // Each quarter of the register has a sum of every vector.
+            let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+            let quarters = _mm512_add_ps(low, _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd));
+            let far = _mm512_shuffle_f32x4::<0b11_10_11_10>(quarters, quarters);
+            let halves = _mm512_castps512_ps256(_mm512_add_ps(quarters, far));
+            let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            let mut found = [0.0; 4];
+            _mm_storeu_ps(found.as_mut_ptr(), sums);
+            found
+        }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 //! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
 
 use super::rows::Rows;
-use super::{MAX_KERNEL, Vector};
+use super::{MAX_KERNEL, Vector, winograd};
 use crate::geometry::{Run, Tap};
 use crate::kernels::ConvBand;
 use crate::layout::{GROUP, lane_mask};
@@ -17,12 +17,26 @@ struct Place {
     weights: usize,
 }
 
-/// Computes a band with tiles of `K` channels by `P` pixels.
+/// Computes a band with `K` channels by `P` pixels in registers, or by `T` tiles at a point of [`winograd`].
 ///
 /// # Safety
 /// See the [module](super).
 #[inline(always)]
-pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) {
+pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const T: usize>(band: ConvBand<'_>) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if winograd::fits(&band.gather.conv) {
+            winograd::conv::<V, K, T>(band);
+        } else {
+            direct::<V, K, P>(band);
+        }
+    }
+}
+
+/// # Safety
+/// See the [module](super).
+#[inline(always)]
+unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) {
     let gather = band.gather;
     let (in_channels, out_channels) = (gather.from.channels, gather.to.channels);
     let pixel = in_channels * GROUP;

@@ -1,8 +1,8 @@
 //! The gradient of a convolution by its weights: a tile of output channels by input channels by kernel
 //! columns stays in registers while the pixels go by; lanes are summed at the end of the band.
 
-use super::Vector;
 use super::rows::Rows;
+use super::{Vector, winograd};
 use crate::kernels::ConvWeightsBand;
 use crate::layout::{GROUP, Layout};
 
@@ -12,15 +12,20 @@ const COLUMNS: usize = 3;
 /// Inputs of a tile for 1x1 kernels, which have one column.
 const POINTWISE_INPUTS: usize = 4;
 
-/// Computes a band with tiles of `K` outputs by `C` inputs by three kernel columns.
+/// Computes a band with tiles of `K` outputs by `C` inputs by three kernel columns, or `L` outputs by `D` inputs at a point
+/// of [`winograd`].
 ///
 /// # Safety
 /// See the [module](super).
 #[inline(always)]
-pub unsafe fn conv_weights<V: Vector, const K: usize, const C: usize>(band: ConvWeightsBand<'_>) {
+pub unsafe fn conv_weights<V: Vector, const K: usize, const C: usize, const L: usize, const D: usize>(
+    band: ConvWeightsBand<'_>,
+) {
     // SAFETY: passed on from the caller.
     unsafe {
-        if band.conv.horizontal.kernel == 1 {
+        if winograd::fits(band.conv) {
+            winograd::conv_weights::<V, L, D>(band);
+        } else if band.conv.horizontal.kernel == 1 {
             tiles::<V, K, POINTWISE_INPUTS, 1>(band);
         } else {
             tiles::<V, K, C, COLUMNS>(band);

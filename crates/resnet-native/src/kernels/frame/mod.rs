@@ -14,16 +14,18 @@ mod normalize;
 pub mod pixels;
 mod resample;
 mod rows;
+mod scratch;
 mod spin;
 pub mod tiled;
 mod weights;
+mod winograd;
 
 pub use conv::conv;
 pub use conv_weights::conv_weights;
 pub use normalize::{normalize, normalize_reduce};
 pub use resample::{pad, pad_backward, pool, pool_backward};
 pub use spin::spin;
-pub use weights::{pack_weights, packed_len};
+pub use weights::{gradient_len, pack_weights, packed_len, unpack_gradient};
 
 /// Side of the largest kernel.
 pub const MAX_KERNEL: usize = 7;
@@ -53,6 +55,8 @@ pub trait Vector: Copy {
     unsafe fn where_positive(self, gate: Self) -> Self;
     /// Sum of all lanes.
     unsafe fn sum(self) -> f32;
+    /// Sum of all lanes of each.
+    unsafe fn sum_each(vectors: [Self; 4]) -> [f32; 4];
 
     /// The low and the high halves of every word, widened from bf16.
     unsafe fn widen(self) -> (Self, Self);

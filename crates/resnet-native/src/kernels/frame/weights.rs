@@ -1,14 +1,22 @@
 //! Weights in the order in which the convolution reads them.
 
-use crate::geometry::{Direction, Gather};
+use super::winograd;
+use crate::geometry::{Conv2d, Direction, Gather};
 
 /// Length of packed weights, `block` channels written side by side.
 pub fn packed_len(gather: &Gather, block: usize) -> usize {
+    if winograd::fits(&gather.conv) {
+        return winograd::packed_len(gather, block);
+    }
     gather.to.channels.next_multiple_of(block) * gather.from.channels * gather.kernel * gather.kernel
 }
 
-/// Packs `[out][in][tap]` as `[written / block][tap][read][block]`; channels past the last are zero.
+/// Packs `[out][in][tap]` as `[written / block][tap][read][block]`, or at the points of [`winograd`]; channels past the last
+/// are zero.
 pub fn pack_weights(gather: &Gather, weights: &[f32], block: usize, packed: &mut [f32]) {
+    if winograd::fits(&gather.conv) {
+        return winograd::pack_weights(gather, weights, block, packed);
+    }
     let (read, written, taps) = (gather.from.channels, gather.to.channels, gather.kernel * gather.kernel);
     for (at, lanes) in packed.chunks_exact_mut(block).enumerate() {
         let (from, tap, first) = (at % read, at / read % taps, at / read / taps * block);
@@ -20,4 +28,18 @@ pub fn pack_weights(gather: &Gather, weights: &[f32], block: usize, packed: &mut
             *value = if to < written { weights[pair * taps + tap] } else { 0.0 };
         }
     }
+}
+
+/// Length of a gradient by the weights as bands give it.
+pub fn gradient_len(conv: &Conv2d) -> usize {
+    if winograd::fits(conv) { winograd::gradient_len(conv) } else { conv.weight_len() }
+}
+
+/// Puts a whole such gradient in the order of the weights, for the outputs from `first` on that `gradient` has room for.
+pub fn unpack_gradient(conv: &Conv2d, summed: &[f32], first: usize, gradient: &mut [f32]) {
+    if winograd::fits(conv) {
+        return winograd::unpack_gradient(conv, summed, first, gradient);
+    }
+    let start = first * conv.inputs * conv.taps();
+    gradient.copy_from_slice(&summed[start..start + gradient.len()]);
 }

@@ -10,8 +10,8 @@ pub struct F32;
 
 implement_kernels!(
     F32, Isa::Portable, Lanes,
-    conv: 4 channels x 2 pixels,
-    weights: 2 outputs x 1 inputs x 3 columns
+    conv: 4 channels x 2 pixels, or x 2 at a point,
+    weights: 2 outputs x 1 inputs x 3 columns, or 4 x 2 at a point
 );
 
 /// The kernels in bf16, without an instruction for it.
@@ -99,6 +99,12 @@ impl Vector for Lanes {
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         (self.0[0] + self.0[1]) + (self.0[2] + self.0[3])
+    }
+
+    #[inline(always)]
+    unsafe fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
+        // SAFETY: plain Rust.
+        vectors.map(|vector| unsafe { vector.sum() })
     }
 
     #[inline(always)]

@@ -1,0 +1,320 @@
+//! Forward, and the gradient by the input: one product of matrices for each point, `K` channels by `P` tiles in registers.
+
+use std::ops::Range;
+
+use super::super::Vector;
+use super::super::rows::Rows;
+use super::super::scratch::Scratch;
+use super::transform::{self, Input, Transform};
+use super::{KERNEL, POINTS, Row, TILE, WINDOW};
+use crate::geometry::{Direction, Gather, Tap};
+use crate::kernels::{ConvBand, Source};
+use crate::layout::{GROUP, lane_mask};
+
+/// Computes a band.
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) {
+    let gather = band.gather;
+    let mut inputs = Inputs::new(gather);
+    let mut sums = Scratch::take(POINTS * gather.to.channels.next_multiple_of(K) * P * GROUP);
+    let mut writer = Writer::new(band.output, gather, band.accumulate);
+    let mut moments = band.moments;
+    if let Some(moments) = &mut moments {
+        moments.sums.fill(0.0);
+        writer.measure(moments.pivot, moments.images);
+    }
+    let tiles = gather.to.width.div_ceil(TILE);
+    let read = gather.rows_read(band.rows.clone());
+    let mut prepared = read.start;
+    for (index, row) in band.rows.enumerate() {
+        let taps = &gather.rows[row];
+        let needed = taps.iter().map(|tap| tap.from + 1).max().unwrap_or(prepared);
+        // SAFETY: the rows lie inside the input; packed weights hold all blocks at all points.
+        unsafe {
+            inputs.prepare::<V>(band.input, prepared..needed.max(prepared));
+            prepared = needed.max(prepared);
+            for first in (0..tiles).step_by(P) {
+                let product = Product {
+                    inputs: &mut inputs,
+                    taps,
+                    weights: band.weights,
+                    channels: gather.to.channels,
+                    tile: first,
+                };
+                let sums = sums.all();
+                match P.min(tiles - first) {
+                    1 => product.run::<V, K, 1>(sums),
+                    2 => product.run::<V, K, 2>(sums),
+                    3 => product.run::<V, K, 3>(sums),
+                    _ => unreachable!("at most three tiles are worked on at once"),
+                }
+                writer.write::<V, K>(sums, index, first..(first + P).min(tiles));
+            }
+            if let Some(moments) = &mut moments {
+                writer.flush_sums::<V>(moments.sums);
+            }
+        }
+    }
+}
+
+/// Rows read, at the points: `[kernel row][point][tile][channel][16 images]`, after zeros in place of a pixel. A row takes the
+/// place of the one three before it.
+struct Inputs {
+    row: Row,
+    tiles: usize,
+    scratch: Scratch,
+}
+
+impl Inputs {
+    fn new(gather: &Gather) -> Self {
+        let padding = gather.conv.horizontal.padding as isize;
+        let padding = match gather.direction {
+            Direction::Forward => padding,
+            Direction::Backward => KERNEL as isize - 1 - padding,
+        };
+        let row = Row { width: gather.from.width, pixel: gather.from.channels * GROUP, padding };
+        let tiles = gather.to.width.div_ceil(TILE);
+        let mut scratch = Scratch::take((1 + KERNEL * POINTS * tiles) * row.pixel);
+        scratch.all()[..row.pixel].fill(0.0);
+        Self { row, tiles, scratch }
+    }
+
+    /// Where a tile of a row is at a point, in floats.
+    fn place(&self, y: usize, point: usize, tile: usize) -> usize {
+        (1 + (y % KERNEL * POINTS + point) * self.tiles + tile) * self.row.pixel
+    }
+
+    /// Works out some rows.
+    ///
+    /// # Safety
+    /// They lie inside the source, and the machine has the vector's instructions.
+    #[inline(always)]
+    unsafe fn prepare<V: Vector>(&mut self, source: Source<'_>, range: Range<usize>) {
+        let Row { width, pixel, .. } = self.row;
+        let len = width * pixel;
+        for y in range {
+            // SAFETY: the row and the windows lie inside the source, or are zeros; scratch holds the row at all points.
+            unsafe {
+                let rows = Rows::new::<V>(source, y..y + 1, len);
+                let scratch = self.scratch.all().as_mut_ptr();
+                for tile in 0..self.tiles {
+                    let from = self.row.window(tile, rows.group().wrapping_add(y * len), scratch);
+                    let (to, point_len) = (scratch.add(self.place(y, 0, tile)), self.tiles * pixel);
+                    for at in (0..pixel).step_by(V::LANES) {
+                        let mut d = [V::splat(0.0); WINDOW];
+                        for j in 0..WINDOW {
+                            d[j] = V::load(from[j].add(at));
+                        }
+                        let points = Input::apply(d);
+                        for point in 0..POINTS {
+                            points[point].store(to.add(point * point_len + at));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What some tiles of a row add up at each point.
+struct Product<'a> {
+    inputs: &'a mut Inputs,
+    taps: &'a [Tap],
+    weights: &'a [f32],
+    /// Channels written.
+    channels: usize,
+    /// The first tile.
+    tile: usize,
+}
+
+impl Product<'_> {
+    /// Writes the sums of `P` tiles: `[point][channel][tile][16 images]`.
+    ///
+    /// # Safety
+    /// The rows of the taps are prepared, the weights are packed by `K`, and the machine has the vector's instructions.
+    #[inline(always)]
+    unsafe fn run<V: Vector, const K: usize, const P: usize>(self, sums: &mut [f32]) {
+        let inputs = self.inputs;
+        let pixel = inputs.row.pixel;
+        let row_len = pixel / GROUP * K;
+        let mut sum = sums.as_mut_ptr();
+        let mut weights = self.weights.as_ptr();
+        for point in 0..POINTS {
+            let mut places = [(std::ptr::null(), 0); KERNEL];
+            for (place, tap) in places.iter_mut().zip(self.taps) {
+                let at = inputs.place(tap.from, point, self.tile);
+                *place = (inputs.scratch.all().as_ptr().wrapping_add(at), tap.kernel * row_len);
+            }
+            for _ in 0..self.channels.div_ceil(K) {
+                for part in (0..GROUP).step_by(V::LANES) {
+                    // SAFETY: passed on from the caller; there is room for `K` channels of every block.
+                    unsafe {
+                        let found = multiply::<V, K, P>(&places[..self.taps.len()], weights, pixel, part);
+                        for k in 0..K {
+                            for p in 0..P {
+                                found[k][p].store(sum.add((k * P + p) * GROUP + part));
+                            }
+                        }
+                    }
+                }
+                sum = sum.wrapping_add(K * P * GROUP);
+                weights = weights.wrapping_add(KERNEL * row_len);
+            }
+        }
+    }
+}
+
+/// Sums over kernel rows and channels for `K` channels of `P` tiles. Each place is that of the first tile, and of the weights.
+///
+/// # Safety
+/// Places and weights hold `pixel` floats a tile and `K` weights a channel; the machine has the vector's instructions.
+#[inline(always)]
+unsafe fn multiply<V: Vector, const K: usize, const P: usize>(
+    places: &[(*const f32, usize)],
+    weights: *const f32,
+    pixel: usize,
+    part: usize,
+) -> [[V; P]; K] {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut sums = [[V::splat(0.0); P]; K];
+        for &(input, first) in places {
+            let (mut input, mut weights) = (input.add(part), weights.add(first));
+            for _ in 0..pixel / GROUP {
+                let mut tiles = [V::splat(0.0); P];
+                for p in 0..P {
+                    tiles[p] = V::load(input.add(p * pixel));
+                }
+                for k in 0..K {
+                    let weight = V::splat(*weights.add(k));
+                    for p in 0..P {
+                        sums[k][p] = tiles[p].mul_add(weight, sums[k][p]);
+                    }
+                }
+                input = input.add(GROUP);
+                weights = weights.add(K);
+            }
+        }
+        sums
+    }
+}
+
+/// Makes pixels of what tiles add up.
+struct Writer<'a> {
+    output: &'a mut [f32],
+    channels: usize,
+    width: usize,
+    accumulate: bool,
+    moments: Option<RowMoments<'a>>,
+}
+
+/// Moments over a row.
+struct RowMoments<'a> {
+    pivot: &'a [f32],
+    mask: [f32; GROUP],
+    /// `[channel][sum of y - pivot, sum of its square][16 images]`.
+    sums: Scratch,
+}
+
+impl<'a> Writer<'a> {
+    fn new(output: &'a mut [f32], gather: &Gather, accumulate: bool) -> Self {
+        Self { output, channels: gather.to.channels, width: gather.to.width, accumulate, moments: None }
+    }
+
+    /// Takes moments of what is written.
+    fn measure(&mut self, pivot: &'a [f32], images: usize) {
+        let mut sums = Scratch::take(2 * self.channels * GROUP);
+        sums.all().fill(0.0);
+        self.moments = Some(RowMoments { pivot, mask: lane_mask(images), sums });
+    }
+
+    /// Writes some tiles of a row.
+    ///
+    /// # Safety
+    /// `sums` holds them, `K` channels a block; the machine has the vector's instructions.
+    #[inline(always)]
+    unsafe fn write<V: Vector, const K: usize>(&mut self, sums: &[f32], row: usize, tiles: Range<usize>) {
+        let point_len = self.channels.next_multiple_of(K) * tiles.len() * GROUP;
+        let first = (row * self.width + tiles.start * TILE) * self.channels * GROUP;
+        let pixels = self.width - tiles.start * TILE;
+        for channel in 0..self.channels {
+            for part in (0..GROUP).step_by(V::LANES) {
+                let from = sums.as_ptr().wrapping_add(channel * tiles.len() * GROUP + part);
+                // SAFETY: pixels that lie inside the row are written.
+                unsafe {
+                    let to = self.output.as_mut_ptr().add(first + channel * GROUP + part);
+                    self.write_channel::<V>(from, point_len, to, pixels.min(tiles.len() * TILE), channel, part);
+                }
+            }
+        }
+    }
+
+    /// Writes the pixels of some tiles, of one channel.
+    ///
+    /// # Safety
+    /// As for [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_channel<V: Vector>(
+        &mut self,
+        from: *const f32,
+        point_len: usize,
+        to: *mut f32,
+        pixels: usize,
+        channel: usize,
+        part: usize,
+    ) {
+        let pixel = self.channels * GROUP;
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let mut taken = [V::splat(0.0); 2];
+            let (mut pivot, mut mask) = (V::splat(0.0), V::splat(0.0));
+            if let Some(moments) = &self.moments {
+                pivot = V::splat(moments.pivot[channel]);
+                mask = V::load(moments.mask.as_ptr().add(part));
+            }
+            for first in (0..pixels).step_by(TILE) {
+                let mut m = [V::splat(0.0); POINTS];
+                for point in 0..POINTS {
+                    m[point] = V::load(from.add(point * point_len + first / TILE * GROUP));
+                }
+                let y = transform::output(m);
+                for j in 0..TILE {
+                    if first + j >= pixels {
+                        break;
+                    }
+                    let to = to.add((first + j) * pixel);
+                    let value = if self.accumulate { y[j].add(V::load(to)) } else { y[j] };
+                    value.store(to);
+                    let centred = value.sub(pivot).mul(mask);
+                    taken = [taken[0].add(centred), centred.mul_add(centred, taken[1])];
+                }
+            }
+            if let Some(moments) = &mut self.moments {
+                let sums = moments.sums.all().as_mut_ptr().add(2 * channel * GROUP + part);
+                for (index, taken) in taken.iter().enumerate() {
+                    let sum = sums.add(index * GROUP);
+                    V::load(sum).add(*taken).store(sum);
+                }
+            }
+        }
+    }
+
+    /// Moves the moments of a row on to double precision.
+    ///
+    /// # Safety
+    /// The machine has the vector's instructions.
+    #[inline(always)]
+    unsafe fn flush_sums<V: Vector>(&mut self, totals: &mut [f64]) {
+        let Some(moments) = &mut self.moments else { return };
+        for (lanes, total) in moments.sums.all().chunks_exact_mut(GROUP).zip(totals) {
+            for part in (0..GROUP).step_by(V::LANES) {
+                // SAFETY: passed on from the caller.
+                unsafe { *total += f64::from(V::load(lanes.as_ptr().add(part)).sum()) };
+            }
+            lanes.fill(0.0);
+        }
+    }
+}

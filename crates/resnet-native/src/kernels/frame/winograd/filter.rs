@@ -1,0 +1,74 @@
+//! Weights, and the gradients by them, at the points.
+
+use std::f64::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
+
+use super::{KERNEL, POINTS};
+use crate::geometry::{Conv2d, Direction, Gather};
+
+/// `G`: what each tap contributes to the values at the points.
+const FILTER: [[f64; KERNEL]; POINTS] = [
+    [1.0, 0.0, 0.0],
+    [0.0, 0.0, 1.0],
+    [-2.0 / 3.0, -2.0 / 3.0 * A, -1.0 / 3.0],
+    [-2.0 / 3.0, 2.0 / 3.0 * A, -1.0 / 3.0],
+    [1.0 / 6.0, B / 6.0, 1.0 / 3.0],
+    [1.0 / 6.0, -B / 6.0, 1.0 / 3.0],
+];
+
+/// Length of packed weights, `block` channels written side by side.
+pub fn packed_len(gather: &Gather, block: usize) -> usize {
+    gather.to.channels.next_multiple_of(block) * gather.from.channels * KERNEL * POINTS
+}
+
+/// Packs `[out][in][tap]` as `[point][written / block][kernel row][read][block]`; channels past the last are zero.
+pub fn pack_weights(gather: &Gather, weights: &[f32], block: usize, packed: &mut [f32]) {
+    let (read, written) = (gather.from.channels, gather.to.channels);
+    let blocks = written.div_ceil(block);
+    for (at, lanes) in packed.chunks_exact_mut(block).enumerate() {
+        let (from, row) = (at % read, at / read % KERNEL);
+        let (first, point) = (at / read / KERNEL % blocks * block, at / read / KERNEL / blocks);
+        for (to, value) in (first..).zip(lanes) {
+            let pair = match gather.direction {
+                Direction::Forward => to * read + from,
+                Direction::Backward => from * written + to,
+            };
+            *value = if to < written {
+                at_point(&weights[(pair * KERNEL + row) * KERNEL..], point, gather.direction)
+            } else {
+                0.0
+            };
+        }
+    }
+}
+
+/// The value of a kernel's row at a point.
+fn at_point(row: &[f32], point: usize, direction: Direction) -> f32 {
+    let tap = |index: usize| match direction {
+        Direction::Forward => row[index],
+        Direction::Backward => row[KERNEL - 1 - index],
+    };
+    FILTER[point].iter().enumerate().map(|(index, factor)| factor * f64::from(tap(index))).sum::<f64>() as f32
+}
+
+/// Length of a gradient by the weights at the points.
+pub fn gradient_len(conv: &Conv2d) -> usize {
+    conv.outputs * KERNEL * POINTS * conv.inputs
+}
+
+/// Applies `G'` to a gradient `[out][kernel row][point][in]`, for the outputs from `first` on that `gradient`, `[out][in][tap]`,
+/// has room for.
+pub fn unpack_gradient(conv: &Conv2d, summed: &[f32], first: usize, gradient: &mut [f32]) {
+    let inputs = conv.inputs;
+    let rows = summed[first * KERNEL * POINTS * inputs..].chunks_exact(POINTS * inputs);
+    for (at, points) in rows.take(gradient.len() / inputs / KERNEL).enumerate() {
+        let (output, row) = (at / KERNEL, at % KERNEL);
+        for input in 0..inputs {
+            let taps = &mut gradient[((output * inputs + input) * KERNEL + row) * KERNEL..][..KERNEL];
+            for (tap, value) in taps.iter_mut().enumerate() {
+                let sum: f64 =
+                    (0..POINTS).map(|point| FILTER[point][tap] * f64::from(points[point * inputs + input])).sum();
+                *value = sum as f32;
+            }
+        }
+    }
+}
