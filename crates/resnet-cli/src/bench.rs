@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let batch = random_batch(&network, args.batch as usize);
     let duration = Duration::from_secs_f64(args.seconds);
     // A learning rate of zero: the same arithmetic, and random labels cannot drive the weights away.
-    let update = Update::Sgd { lr: 0.0, momentum: 0.9, weight_decay: 1e-4 };
+    let update = Update::Sgd { lr: 0.0, momentum: 0.9, weight_decay: 1e-4, nesterov: false };
     let mut profiles = Vec::new();
     let training = measure(batch.len(), duration, || {
         engine.forward_backward(&batch, &Loss::default())?;

@@ -5,7 +5,7 @@ use crate::team::Team;
 /// One step of an optimizer. Weight decay is an L2 penalty, added to the gradient of every parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Update {
-    /// `v = momentum v + g`, `w -= lr v`.
+    /// `v = momentum v + g`, `w -= lr v`; Nesterov's: `w -= lr (g + momentum v)`.
     Sgd {
         /// Learning rate.
         lr: f32,
@@ -13,6 +13,8 @@ pub enum Update {
         momentum: f32,
         /// L2 penalty.
         weight_decay: f32,
+        /// Whether the momentum is Nesterov's.
+        nesterov: bool,
     },
     /// Adam (arXiv:1412.6980) with bias correction.
     Adam {
@@ -63,12 +65,12 @@ impl Optimizer {
     pub fn apply(&mut self, team: &Team, update: &Update, parameters: &mut [f32], gradients: &[f32]) {
         let len = parameters.len();
         match *update {
-            Update::Sgd { lr, momentum, weight_decay } => {
+            Update::Sgd { .. } => {
                 if !matches!(self.memory, Memory::Momentum(_)) {
                     *self = Self { step: 0, memory: Memory::Momentum(vec![0.0; len]) };
                 }
                 if let Memory::Momentum(velocity) = &mut self.memory {
-                    sgd(team, parameters, gradients, velocity, lr, momentum, weight_decay);
+                    sgd(team, update, parameters, gradients, velocity);
                 }
             }
             Update::Adam { .. } => {
@@ -85,20 +87,14 @@ impl Optimizer {
     }
 }
 
-fn sgd(
-    team: &Team,
-    parameters: &mut [f32],
-    gradients: &[f32],
-    velocity: &mut [f32],
-    lr: f32,
-    momentum: f32,
-    weight_decay: f32,
-) {
+fn sgd(team: &Team, update: &Update, parameters: &mut [f32], gradients: &[f32], velocity: &mut [f32]) {
+    let Update::Sgd { lr, momentum, weight_decay, nesterov } = *update else { return };
     let chunks = parameters.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK)).zip(velocity.chunks_mut(CHUNK));
     team.for_each(chunks, |((parameters, gradients), velocity)| {
         for ((w, g), v) in parameters.iter_mut().zip(gradients).zip(velocity) {
-            *v = momentum * *v + (g + weight_decay * *w);
-            *w -= lr * *v;
+            let g = g + weight_decay * *w;
+            *v = momentum * *v + g;
+            *w -= lr * if nesterov { g + momentum * *v } else { *v };
         }
     });
 }

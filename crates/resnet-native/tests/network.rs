@@ -165,7 +165,7 @@ fn trained(threads: usize, precision: Precision, batches: &[usize]) -> Vec<u32> 
     for &images in batches {
         let (pixels, labels) = batch(images);
         session.forward_backward(&pixels, &labels, 0.0).expect("a step");
-        session.apply(&Update::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4 });
+        session.apply(&Update::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4, nesterov: false });
     }
     let mut bits: Vec<u32> = session.gradients().iter().map(|v| v.to_bits()).collect();
     for placed in session.tensors() {
@@ -242,7 +242,7 @@ fn inference_follows_what_training_changes() {
         let moved = logits_of(&mut trained);
         assert_ne!(first, moved, "running statistics have moved, {}", precision.name());
         assert_eq!(moved, fresh_logits(&trained), "{}", precision.name());
-        trained.apply(&Update::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4 });
+        trained.apply(&Update::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4, nesterov: false });
         let updated = logits_of(&mut trained);
         assert_ne!(moved, updated, "parameters have changed, {}", precision.name());
         assert_eq!(updated, fresh_logits(&trained), "{}", precision.name());

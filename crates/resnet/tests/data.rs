@@ -137,7 +137,7 @@ fn loaders_refuse_what_makes_no_sense() {
     let fitted = normalizer(&*dataset, &Preprocess::PixelMean);
     let other = normalizer(&*counted(4, Shape::new(3, 5, 4)), &Preprocess::PixelMean);
     let empty: Arc<dyn Dataset> = Arc::new(Subset::new(dataset.clone(), vec![]).unwrap());
-    let wide = Augment { crop_padding: usize::MAX, flip: true };
+    let wide = Augment { crop_padding: usize::MAX, ..Augment::default() };
     assert!(Loader::evaluation(dataset.clone(), fitted.clone(), 0).is_err());
     assert!(Loader::evaluation(dataset.clone(), other, 1).is_err());
     assert!(Loader::evaluation(empty.clone(), fitted.clone(), 1).is_err());
@@ -232,7 +232,10 @@ fn choices_survive_a_config_file() {
         assert_eq!(serde_json::from_str::<Preprocess>(json).unwrap(), preprocess);
     }
     assert!(serde_json::from_str::<Preprocess>(r#"{"kind":"channel","stdev":[0.5]}"#).is_err());
-    assert_eq!(serde_json::from_str::<Augment>(r#"{"flip":false}"#).unwrap(), Augment { crop_padding: 4, flip: false });
+    assert_eq!(
+        serde_json::from_str::<Augment>(r#"{"flip":false}"#).unwrap(),
+        Augment { flip: false, ..Augment::default() }
+    );
 }
 
 #[test]

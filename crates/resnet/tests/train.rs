@@ -62,7 +62,7 @@ fn outcome(dir: &RunDir) -> (Vec<u8>, Vec<u8>, Checkpoint, Vec<metrics::Record>)
 fn a_run_that_was_stopped_ends_as_one_that_was_not() {
     let parent = tempfile::tempdir().expect("a folder");
     for (index, settings) in [
-        "precision = 'f32'\nschedule.kind = 'one-cycle'",
+        "precision = 'f32'\nschedule.kind = 'one-cycle'\noptimizer.nesterov = true\naugment.alternate = true",
         "precision = 'tf32'\nschedule.kind = 'one-cycle'",
         "precision = 'bf16'\nschedule.kind = 'one-cycle'",
         "optimizer.kind = 'adam'\nschedule = { kind = 'plateau', patience = 0 }",

@@ -18,7 +18,7 @@ use crate::preprocess::PreprocessArgs;
 pub struct Settings {
     /// Network: resnet20, 32, 44, 56, 110, 1202, plain20 to plain110, cifar-resnet<6n+2>, cifar-plain<6n+2>
     model: Option<String>,
-    /// Recipe to start from: quick or paper-cifar
+    /// Recipe to start from: quick, fast or paper-cifar
     #[arg(long, value_name = "NAME")]
     recipe: Option<String>,
     /// Settings over the recipe's, as --print-config shows them; all or some

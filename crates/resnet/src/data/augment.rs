@@ -1,9 +1,10 @@
 //! Random crops and flips.
 
-use rand::{Rng, RngExt};
+use rand::RngExt;
 use resnet_native::Shape;
 use serde::{Deserialize, Serialize};
 
+use super::random::{Purpose, stream};
 use crate::{Error, Result};
 
 /// How training images are varied; the default is the paper's (section 4.2, after arXiv:1409.5185):
@@ -16,23 +17,31 @@ pub struct Augment {
     pub crop_padding: usize,
     /// Whether half of the images are mirrored left to right.
     pub flip: bool,
+    /// Whether those mirrored in one epoch are the others of the next, so that two epochs show all of both, in
+    /// place of a draw in every epoch (arXiv:2404.00498).
+    pub alternate: bool,
 }
 
 impl Default for Augment {
     fn default() -> Self {
-        Self { crop_padding: 4, flip: true }
+        Self { crop_padding: 4, flip: true, alternate: false }
     }
 }
 
 impl Augment {
     /// Images as they are.
-    pub const NONE: Self = Self { crop_padding: 0, flip: false };
+    pub const NONE: Self = Self { crop_padding: 0, flip: false, alternate: false };
 
-    /// Draws where one image goes. The mirror is drawn in any case, so that it does not change the crop.
-    pub(super) fn draw(&self, rng: &mut impl Rng) -> Placement {
-        let flip = rng.random::<bool>() && self.flip;
+    /// Draws where image `index` goes in an epoch. The mirror is drawn in any case, so that it does not change the crop.
+    pub(super) fn draw(&self, seed: u64, epoch: u64, index: u64) -> Placement {
+        let draws = |epoch| stream(seed, Purpose::Augment, epoch, index);
+        let mut rng = draws(epoch);
+        let mut flip = rng.random::<bool>();
+        if self.alternate {
+            flip = draws(0).random::<bool>() != (epoch % 2 == 1);
+        }
         let mut shift = || rng.random_range(0..=2 * self.crop_padding as u64) as isize - self.crop_padding as isize;
-        Placement { down: shift(), right: shift(), flip }
+        Placement { down: shift(), right: shift(), flip: flip && self.flip }
     }
 
     /// # Errors
@@ -110,11 +119,26 @@ mod tests {
     fn every_shift_and_both_mirrors_are_drawn_evenly() {
         let mut counts = std::collections::HashMap::<_, usize>::new();
         for index in 0..81 * 2 * 100 {
-            let mut rng = super::super::random::stream(1, super::super::random::Purpose::Augment, 0, index);
-            let p = Augment::default().draw(&mut rng);
+            let p = Augment::default().draw(1, 0, index);
             *counts.entry((p.down, p.right, p.flip)).or_default() += 1;
         }
         assert_eq!(counts.len(), 81 * 2);
         assert!(counts.values().all(|&n| (50..=160).contains(&n)), "{counts:?}");
+    }
+
+    #[test]
+    fn alternating_mirrors_change_every_epoch_and_nothing_else() {
+        let alternating = Augment { alternate: true, ..Augment::default() };
+        let mut mirrored = 0;
+        for index in 0..1000 {
+            let placements: Vec<_> = (0..4).map(|epoch| alternating.draw(1, epoch, index)).collect();
+            assert!(placements.windows(2).all(|pair| pair[0].flip != pair[1].flip));
+            for (epoch, placement) in (0..).zip(&placements) {
+                let drawn = Augment::default().draw(1, epoch, index);
+                assert_eq!((placement.down, placement.right), (drawn.down, drawn.right));
+            }
+            mirrored += usize::from(placements[0].flip);
+        }
+        assert!((400..=600).contains(&mirrored), "{mirrored}");
     }
 }

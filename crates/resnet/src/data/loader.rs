@@ -156,9 +156,7 @@ impl<'a> Maker<'a> {
         for (&index, image) in indices.iter().zip(images.chunks_exact_mut(image_len)) {
             dataset.read(index, &mut self.pixels)?;
             let placement = match shuffle {
-                Some(Shuffle { seed, augment }) => {
-                    augment.draw(&mut stream(*seed, Purpose::Augment, epoch, index as u64))
-                }
+                Some(Shuffle { seed, augment }) => augment.draw(*seed, epoch, index as u64),
                 None => Placement::default(),
             };
             normalizer.place(&self.pixels, placement, image);

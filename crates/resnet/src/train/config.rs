@@ -80,6 +80,9 @@ pub enum Optimizer {
         /// L2 penalty.
         #[serde(default)]
         weight_decay: f64,
+        /// Whether the momentum is Nesterov's.
+        #[serde(default)]
+        nesterov: bool,
     },
     /// Adam, with its authors' defaults.
     Adam {
@@ -113,8 +116,8 @@ impl Optimizer {
     pub(super) fn update(&self, lr: f64) -> Update {
         let lr = lr as f32;
         match *self {
-            Self::Sgd { momentum, weight_decay } => {
-                Update::Sgd { lr, momentum: momentum as f32, weight_decay: weight_decay as f32 }
+            Self::Sgd { momentum, weight_decay, nesterov } => {
+                Update::Sgd { lr, momentum: momentum as f32, weight_decay: weight_decay as f32, nesterov }
             }
             Self::Adam { beta1, beta2, eps, weight_decay } => Update::Adam {
                 lr,
@@ -128,7 +131,7 @@ impl Optimizer {
 
     fn check(&self) -> Result<()> {
         let (decays, weight_decay) = match *self {
-            Self::Sgd { momentum, weight_decay } => ([("momentum", momentum); 2], weight_decay),
+            Self::Sgd { momentum, weight_decay, .. } => ([("momentum", momentum); 2], weight_decay),
             Self::Adam { beta1, beta2, weight_decay, .. } => ([("beta1", beta1), ("beta2", beta2)], weight_decay),
         };
         for (name, decay) in decays {

@@ -14,4 +14,4 @@ pub use config::{Config, Optimizer};
 pub use recipe::{Layers, RECIPES, Recipe};
 pub use run::{Event, Run};
 pub use rundir::RunDir;
-pub use schedule::{Schedule, ScheduleState, WARMUP_WINDOW, Warmup, Window};
+pub use schedule::{Anneal, Schedule, ScheduleState, WARMUP_WINDOW, Warmup, Window};

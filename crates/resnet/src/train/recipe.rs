@@ -17,8 +17,9 @@ pub struct Recipe {
 }
 
 /// The recipes there are; the first is the default.
-pub const RECIPES: [Recipe; 2] = [
+pub const RECIPES: [Recipe; 3] = [
     Recipe { name: "quick", toml: include_str!("recipes/quick.toml") },
+    Recipe { name: "fast", toml: include_str!("recipes/fast.toml") },
     Recipe { name: "paper-cifar", toml: include_str!("recipes/paper-cifar.toml") },
 ];
 
@@ -196,7 +197,7 @@ mod tests {
     fn the_paper_recipe_is_the_papers() {
         let config = paper("").expect("valid");
         assert_eq!((config.batch, config.iterations, config.lr), (128, 64_000, 0.1));
-        assert_eq!(config.optimizer, Optimizer::Sgd { momentum: 0.9, weight_decay: 1e-4 });
+        assert_eq!(config.optimizer, Optimizer::Sgd { momentum: 0.9, weight_decay: 1e-4, nesterov: false });
         assert_eq!(milestones(&config), [32_000, 48_000]);
     }
 
@@ -251,10 +252,10 @@ mod tests {
             ("lr = -1.0", "lr must be positive"),
             ("label-smoothing = 1.0", "label-smoothing"),
             ("optimizer.momentum = 1.5", "optimizer.momentum"),
-            ("optimizer.nesterov = true", "nesterov"),
+            ("optimizer.dampening = 0.1", "dampening"),
             ("schedule.milestones = [3, 2]", "schedule.milestones must ascend"),
             ("schedule.kind = 'steps'", "steps"),
-            ("recipe = 'imagenet'", "expected one of quick, paper-cifar"),
+            ("recipe = 'imagenet'", "expected one of quick, fast, paper-cifar"),
             ("model = 'resnet21'", "resnet21"),
             ("model = 'plain20'\nshortcut = 'b'", "plain network"),
         ] {

@@ -29,9 +29,12 @@ pub enum Schedule {
         #[serde(default)]
         warmup: u64,
     },
-    /// From `lr / start-division` up to `lr` and down to `lr / start-division / end-division`, both
-    /// along half a cosine: PyTorch's `OneCycleLR` (arXiv:1708.07120). Momentum stays as it is.
+    /// From `lr / start-division` up to `lr` and down to `lr / start-division / end-division`: PyTorch's
+    /// `OneCycleLR` (arXiv:1708.07120). Momentum stays as it is.
     OneCycle {
+        /// The way up and down.
+        #[serde(default)]
+        anneal: Anneal,
         /// Share of the iterations that goes up.
         #[serde(default = "three_tenths")]
         rise: f64,
@@ -52,6 +55,17 @@ pub enum Schedule {
         #[serde(default = "ten")]
         patience: u32,
     },
+}
+
+/// A way from one learning rate to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Anneal {
+    /// Half a cosine.
+    #[default]
+    Cosine,
+    /// A straight line.
+    Linear,
 }
 
 /// The slow start of section 4.2: "we use 0.01 to warm up the training until the training error is
@@ -105,7 +119,7 @@ impl Schedule {
                 require(factor(warmup.until_train_error), "warmup.until-train-error must be above 0 and at most 1")
             }
             Self::Cosine { .. } => Ok(()),
-            Self::OneCycle { rise, start_division, end_division } => {
+            Self::OneCycle { rise, start_division, end_division, .. } => {
                 require((0.0..=1.0).contains(rise), "rise must be between 0 and 1")?;
                 require(start_division.is_finite() && *start_division >= 1.0, "start-division must be at least 1")?;
                 require(end_division.is_finite() && *end_division >= 1.0, "end-division must be at least 1")
@@ -163,17 +177,19 @@ impl Scheduler<'_> {
                 self.lr * gamma.powi(passed as i32)
             }
             Schedule::Cosine { warmup } if iteration < warmup => self.lr * (iteration + 1) as f64 / warmup as f64,
-            Schedule::Cosine { warmup } => {
-                half_cosine(self.lr, 0.0, share(iteration - warmup, self.iterations.saturating_sub(warmup) as f64))
-            }
-            Schedule::OneCycle { rise, start_division, end_division } => {
+            Schedule::Cosine { warmup } => Anneal::Cosine.rate(
+                self.lr,
+                0.0,
+                share(iteration - warmup, self.iterations.saturating_sub(warmup) as f64),
+            ),
+            Schedule::OneCycle { anneal, rise, start_division, end_division } => {
                 // The phases end one step early, as PyTorch's do: the last step has the last rate.
                 let top = rise * self.iterations as f64 - 1.0;
                 let end = (self.iterations - 1) as f64;
                 let first = self.lr / start_division;
                 match iteration as f64 {
-                    step if step <= top => half_cosine(first, self.lr, share(iteration, top)),
-                    step => half_cosine(self.lr, first / end_division, (step - top) / (end - top)),
+                    step if step <= top => anneal.rate(first, self.lr, share(iteration, top)),
+                    step => anneal.rate(self.lr, first / end_division, (step - top) / (end - top)),
                 }
             }
             Schedule::Plateau { factor, .. } => self.lr * factor.powi(state.reductions as i32),
@@ -226,9 +242,15 @@ fn share(iteration: u64, span: f64) -> f64 {
     if span > 0.0 { iteration as f64 / span } else { 1.0 }
 }
 
-/// From `start` to `end` along half a cosine, `share` of the way.
-fn half_cosine(start: f64, end: f64, share: f64) -> f64 {
-    end + (start - end) * 0.5 * (1.0 + (PI * share).cos())
+impl Anneal {
+    /// The rate after a `share` of the way from `start` to `end`.
+    fn rate(self, start: f64, end: f64, share: f64) -> f64 {
+        let left = match self {
+            Self::Cosine => 0.5 * (1.0 + (PI * share).cos()),
+            Self::Linear => 1.0 - share,
+        };
+        end + (start - end) * left
+    }
 }
 
 #[cfg(test)]
@@ -242,6 +264,10 @@ mod tests {
     fn rates(schedule: &Schedule, lr: f64, iterations: u64) -> Vec<f64> {
         let scheduler = scheduler(schedule, lr, iterations);
         (0..iterations).map(|iteration| scheduler.lr(iteration, &ScheduleState::default())).collect()
+    }
+
+    fn one_cycle(anneal: Anneal, rise: f64) -> Schedule {
+        Schedule::OneCycle { anneal, rise, start_division: 25.0, end_division: 1e4 }
     }
 
     fn assert_near(found: &[f64], expected: &[f64]) {
@@ -267,10 +293,19 @@ mod tests {
     /// `OneCycleLR(max_lr=0.1, total_steps=10)` peaks at step 0.3 * 10 - 1 and ends at step 9.
     #[test]
     fn one_cycle_peaks_and_ends_where_pytorchs_does() {
-        let schedule = Schedule::OneCycle { rise: 0.3, start_division: 25.0, end_division: 1e4 };
+        let schedule = one_cycle(Anneal::Cosine, 0.3);
         let rates = rates(&schedule, 0.1, 10);
         assert_near(&rates[..3], &[0.004, 0.052, 0.1]);
         let down = |share: f64| 4e-7 + (0.1 - 4e-7) * 0.5 * (1.0 + (PI * share).cos());
+        assert_near(&rates[3..], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0].map(|step| down(step / 7.0)));
+    }
+
+    /// The same with `anneal_strategy="linear"`.
+    #[test]
+    fn one_cycle_in_straight_lines_is_pytorchs() {
+        let rates = rates(&one_cycle(Anneal::Linear, 0.3), 0.1, 10);
+        let down = |share: f64| 4e-7 + (0.1 - 4e-7) * (1.0 - share);
+        assert_near(&rates[..3], &[0.004, 0.052, 0.1]);
         assert_near(&rates[3..], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0].map(|step| down(step / 7.0)));
     }
 
@@ -278,9 +313,9 @@ mod tests {
     fn every_schedule_is_finite_for_the_shortest_runs() {
         for iterations in 1..=4 {
             for schedule in [
-                Schedule::OneCycle { rise: 0.3, start_division: 25.0, end_division: 1e4 },
-                Schedule::OneCycle { rise: 1.0, start_division: 25.0, end_division: 1e4 },
-                Schedule::OneCycle { rise: 0.0, start_division: 25.0, end_division: 1e4 },
+                one_cycle(Anneal::Cosine, 0.3),
+                one_cycle(Anneal::Cosine, 1.0),
+                one_cycle(Anneal::Linear, 0.0),
                 Schedule::Cosine { warmup: 0 },
                 Schedule::Cosine { warmup: 9 },
             ] {
