@@ -27,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   resnet train
   resnet train resnet56 --data cifar10 --recipe paper-cifar
+  resnet train resnet20 --data cifar10 --recipe fast
   resnet train plain20 --data cifar-10-batches-bin --recipe paper-cifar --iterations 4000
   resnet train --recipe paper-cifar --print-config > mine.toml
   resnet train --config mine.toml --schedule cosine --set schedule.warmup=400
