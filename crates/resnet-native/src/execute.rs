@@ -123,10 +123,12 @@ impl Executor {
         for stretch in backward_stretches(&self.plan) {
             self.on_shards(weights, None, |shard, pass| shard.backward(pass, stretch.clone()));
             for step in stretch {
-                match self.plan.backward[step] {
-                    Backward::Conv { conv, .. } => self.finish_weights(weights, conv, gradients),
-                    Backward::Norm { norm, .. } => self.finish_norm(weights, norm, gradients),
-                    Backward::Pad { .. } | Backward::Pool { .. } => {}
+                let (_, step) = self.plan.backward[step];
+                if let Backward::Conv { conv, .. } = step {
+                    self.finish_weights(weights, conv, gradients);
+                }
+                if let Some(norm) = step.reduced_norm() {
+                    self.finish_norm(weights, norm, gradients);
                 }
             }
         }
@@ -219,14 +221,14 @@ impl Executor {
 fn backward_stretches(plan: &Plan) -> Vec<Range<usize>> {
     let mut stretches = Vec::new();
     let (mut first, mut has_conv) = (0, false);
-    for (index, step) in plan.backward.iter().enumerate() {
+    for (index, (_, step)) in plan.backward.iter().enumerate() {
         let is_conv = matches!(step, Backward::Conv { .. });
         if is_conv && has_conv {
             stretches.push(first..index);
             (first, has_conv) = (index, false);
         }
         has_conv |= is_conv;
-        if matches!(step, Backward::Norm { .. }) {
+        if step.reduced_norm().is_some() {
             stretches.push(first..index + 1);
             (first, has_conv) = (index + 1, false);
         }

@@ -25,9 +25,8 @@ pub enum Read<T> {
     Stored(T),
     /// A batch norm of `input`, rectified.
     Normalized { norm: usize, input: T },
-    /// The gradient of a batch norm's input, from the `gradient` of its output, still to be masked by the rectifier
-    /// if it is `gated`.
-    NormGradient { norm: usize, gradient: T, gated: bool, input: T },
+    /// The gradient of a batch norm's input, from the `gradient` of its output, masked by the rectifier.
+    NormGradient { norm: usize, gradient: T, input: T },
 }
 
 impl<T: Copy> Read<T> {
@@ -44,8 +43,8 @@ impl<T: Copy> Read<T> {
         match self {
             Self::Stored(value) => Read::Stored(place(value)),
             Self::Normalized { norm, input } => Read::Normalized { norm, input: place(input) },
-            Self::NormGradient { norm, gradient, gated, input } => {
-                Read::NormGradient { norm, gradient: place(gradient), gated, input: place(input) }
+            Self::NormGradient { norm, gradient, input } => {
+                Read::NormGradient { norm, gradient: place(gradient), input: place(input) }
             }
         }
     }
@@ -56,12 +55,40 @@ impl<T: Copy> Read<T> {
 pub enum Backward {
     /// Gradient of a convolution by its weights and, unless it reads the images, by its input.
     Conv { conv: usize, input: Read<Buffer>, output_gradient: Read<Buffer>, input_gradient: Option<InputGradient> },
-    /// Gradient of a batch norm, up to what is worked out on load; `gradient` becomes that of the residual.
-    Norm { norm: usize, input: Buffer, rectifier: Rectifier<Buffer>, gradient: Buffer },
+    /// Gradient of a batch norm, up to what is worked out on load, where no convolution gave the `gradient` of its output.
+    Norm { reduce: Reduce<Buffer>, gradient: Buffer },
     /// Gradient of an option A shortcut.
     Pad { stride: usize, input: NodeId, output: NodeId, output_gradient: Buffer, input_gradient: Buffer },
     /// Gradient of the average pooling.
     Pool { input: NodeId, output_gradient: Buffer, input_gradient: Buffer },
+}
+
+/// What becomes of the gradient of a batch norm's output: it is masked by the rectifier, which makes it that of the residual,
+/// and summed.
+#[derive(Clone, Copy, Debug)]
+pub struct Reduce<T> {
+    /// The batch norm.
+    pub norm: usize,
+    /// What it read.
+    pub input: T,
+    /// What masks.
+    pub rectifier: Rectifier<T>,
+}
+
+impl<T: Copy> Reduce<T> {
+    /// The tensors that are read for it; one of them twice where there is one.
+    pub fn places(self) -> [T; 2] {
+        [self.input, if let Rectifier::OfSum(sum) = self.rectifier { sum } else { self.input }]
+    }
+
+    fn map<U>(self, place: impl Fn(T) -> U) -> Reduce<U> {
+        let rectifier = match self.rectifier {
+            Rectifier::None => Rectifier::None,
+            Rectifier::OfInput => Rectifier::OfInput,
+            Rectifier::OfSum(sum) => Rectifier::OfSum(place(sum)),
+        };
+        Reduce { norm: self.norm, input: place(self.input), rectifier }
+    }
 }
 
 /// The rectifier after a batch norm, for its gradient.
@@ -82,6 +109,20 @@ pub struct InputGradient {
     pub buffer: Buffer,
     /// Whether another reader of the input has left its part there.
     pub accumulate: bool,
+    /// What becomes of it, where a batch norm gave the input and this completes the gradient.
+    pub reduce: Option<Reduce<Buffer>>,
+}
+
+impl Backward {
+    /// The batch norm whose sums this step takes.
+    pub fn reduced_norm(&self) -> Option<usize> {
+        match self {
+            Self::Conv { input_gradient, .. } => input_gradient.and_then(|gradient| gradient.reduce),
+            Self::Norm { reduce, .. } => Some(*reduce),
+            Self::Pad { .. } | Self::Pool { .. } => None,
+        }
+        .map(|reduce| reduce.norm)
+    }
 }
 
 /// The steps and the arena they need.
@@ -90,8 +131,8 @@ pub struct Plan {
     pub input: Buffer,
     /// Forward steps in order.
     pub forward: Vec<Forward>,
-    /// Backward steps in order.
-    pub backward: Vec<Backward>,
+    /// Backward steps in order, with the graph node whose gradient each takes.
+    pub backward: Vec<(NodeId, Backward)>,
     /// The logits.
     pub logits: Buffer,
     /// The gradient of the logits.
@@ -124,12 +165,22 @@ struct Planner<'a> {
     values: Vec<Option<Read<StorageId>>>,
     /// Where each graph node's gradient is.
     gradients: Vec<Option<Read<StorageId>>>,
+    /// The backward step that wrote it last, where that is a convolution's.
+    writers: Vec<Option<usize>>,
+    drafts: Vec<(NodeId, Draft)>,
 }
 
 impl<'a> Planner<'a> {
     fn new(program: &'a Program) -> Self {
         let nodes = program.shapes.len();
-        Self { program, storages: Vec::new(), values: vec![None; nodes], gradients: vec![None; nodes] }
+        Self {
+            program,
+            storages: Vec::new(),
+            values: vec![None; nodes],
+            gradients: vec![None; nodes],
+            writers: vec![None; nodes],
+            drafts: Vec::new(),
+        }
     }
 
     fn plan(mut self) -> Plan {
@@ -151,7 +202,9 @@ impl<'a> Planner<'a> {
         self.read(logits, loss_step);
         let logits_gradient = self.allocate(logits, loss_step);
         self.gradients[logits] = Some(Read::Stored(logits_gradient));
-        let drafts = self.backward(loss_step);
+        for (step, layer) in (loss_step + 1..).zip(layers.iter().rev()) {
+            self.backward_step(*layer, step);
+        }
         let (buffers, arena_len) = place(&self.storages);
         let read = |id: NodeId| self.values[id].expect("every value is planned").map(|id| buffers[id]);
         let value = |id: NodeId| read(id).places()[0];
@@ -164,7 +217,7 @@ impl<'a> Planner<'a> {
         Plan {
             input: value(Graph::INPUT),
             forward: layers.iter().filter(is_run).map(forward).collect(),
-            backward: drafts.into_iter().map(|draft| draft.finish(&buffers)).collect(),
+            backward: self.drafts.iter().map(|(node, draft)| (*node, draft.finish(&buffers))).collect(),
             logits: value(logits),
             logits_gradient: buffers[logits_gradient],
             arena_len,
@@ -196,23 +249,19 @@ impl<'a> Planner<'a> {
         id
     }
 
-    fn backward(&mut self, loss_step: usize) -> Vec<Draft> {
-        let layers: Vec<_> = self.program.layers.iter().rev().copied().collect();
-        (loss_step + 1..).zip(layers).map(|(step, layer)| self.backward_step(layer, step)).collect()
-    }
-
-    fn backward_step(&mut self, layer: Layer, step: usize) -> Draft {
+    fn backward_step(&mut self, layer: Layer, step: usize) {
         let gradient = self.gradients[layer.output()].expect("a reader of every value comes after it");
         let output_gradient = gradient.map(|id| self.keep(id, step));
         let [gradient, _] = output_gradient.places();
-        match layer {
+        let draft = match layer {
             Layer::Conv { conv, input, .. } => {
                 let value = self.read(input, step);
                 let input_gradient = (input != Graph::INPUT).then(|| match self.gradients[input] {
                     Some(read) => (self.keep(read.places()[0], step), true),
                     None => (self.new_gradient(input, step), false),
                 });
-                Draft::Conv { conv, input: value, output_gradient, input_gradient }
+                self.writers[input] = Some(self.drafts.len());
+                Draft::Conv { conv, input: value, output_gradient, input_gradient, reduce: None }
             }
             Layer::Norm { norm, input, residual, relu, output, .. } => {
                 let value = self.stored(input, step);
@@ -221,15 +270,20 @@ impl<'a> Planner<'a> {
                     (true, None) => Rectifier::OfInput,
                     (true, Some(_)) => Rectifier::OfSum(self.stored(output, step)),
                 };
-                let gated = matches!(rectifier, Rectifier::OfInput);
                 debug_assert!(self.gradients[input].is_none(), "a batch norm is the one reader of its input");
-                self.gradients[input] = Some(Read::NormGradient { norm, gradient, gated, input: value });
+                self.gradients[input] = Some(Read::NormGradient { norm, gradient, input: value });
                 if let Some(residual) = residual {
                     // The masked gradient is the residual's; what else reads the residual adds to it.
                     debug_assert!(self.gradients[residual].is_none(), "the addition is a value's last reader");
                     self.gradients[residual] = Some(Read::Stored(gradient));
                 }
-                Draft::Norm { norm, input: value, rectifier, gradient }
+                let norm = Reduce { norm, input: value, rectifier };
+                let writer = self.writers[output].map(|index| &mut self.drafts[index].1);
+                if let Some(Draft::Conv { reduce, .. }) = writer {
+                    *reduce = Some(norm);
+                    return;
+                }
+                Draft::Norm { reduce: norm, gradient }
             }
             Layer::Pad { stride, input, output } => {
                 let input_gradient = self.new_gradient(input, step);
@@ -239,7 +293,8 @@ impl<'a> Planner<'a> {
                 let input_gradient = self.new_gradient(input, step);
                 Draft::Pool { input, output_gradient: gradient, input_gradient }
             }
-        }
+        };
+        self.drafts.push((layer.output(), draft));
     }
 
     fn new_gradient(&mut self, node: NodeId, step: usize) -> StorageId {
@@ -257,11 +312,10 @@ enum Draft {
         input: Read<StorageId>,
         output_gradient: Read<StorageId>,
         input_gradient: Option<(StorageId, bool)>,
+        reduce: Option<Reduce<StorageId>>,
     },
     Norm {
-        norm: usize,
-        input: StorageId,
-        rectifier: Rectifier<StorageId>,
+        reduce: Reduce<StorageId>,
         gradient: StorageId,
     },
     Pad {
@@ -279,25 +333,21 @@ enum Draft {
 }
 
 impl Draft {
-    fn finish(self, buffers: &[Buffer]) -> Backward {
-        match self {
-            Self::Conv { conv, input, output_gradient, input_gradient } => Backward::Conv {
+    fn finish(&self, buffers: &[Buffer]) -> Backward {
+        match *self {
+            Self::Conv { conv, input, output_gradient, input_gradient, reduce } => Backward::Conv {
                 conv,
                 input: input.map(|id| buffers[id]),
                 output_gradient: output_gradient.map(|id| buffers[id]),
-                input_gradient: input_gradient
-                    .map(|(id, accumulate)| InputGradient { buffer: buffers[id], accumulate }),
+                input_gradient: input_gradient.map(|(id, accumulate)| InputGradient {
+                    buffer: buffers[id],
+                    accumulate,
+                    reduce: reduce.map(|reduce| reduce.map(|id| buffers[id])),
+                }),
             },
-            Self::Norm { norm, input, rectifier, gradient } => Backward::Norm {
-                norm,
-                input: buffers[input],
-                rectifier: match rectifier {
-                    Rectifier::None => Rectifier::None,
-                    Rectifier::OfInput => Rectifier::OfInput,
-                    Rectifier::OfSum(id) => Rectifier::OfSum(buffers[id]),
-                },
-                gradient: buffers[gradient],
-            },
+            Self::Norm { reduce, gradient } => {
+                Backward::Norm { reduce: reduce.map(|id| buffers[id]), gradient: buffers[gradient] }
+            }
             Self::Pad { stride, input, output, output_gradient, input_gradient } => Backward::Pad {
                 stride,
                 input,

@@ -7,17 +7,18 @@
 //! on the batch alone, never on the number of threads, and with it so does the order of every sum.
 
 use std::ops::Range;
-use std::slice::ChunksMut;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use std::vec;
 
 use crate::arena::{Arena, Buffer};
 use crate::graph::{NodeId, Shape};
 use crate::kernels::{
-    ConvBand, ConvWeightsBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeReduce, Pad, Pool, Source,
+    ConvBand, ConvWeightsBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeReduce, Pad, Pool,
+    Reduction, Source, Sums,
 };
 use crate::layout::{GROUP, Layout, band_rows, groups, images_in_group};
-use crate::plan::{Backward, Forward, Plan, Read, Rectifier};
+use crate::plan::{Backward, Forward, Plan, Read, Rectifier, Reduce};
 use crate::profile::{StepTime, Work};
 use crate::program::{ConvLayer, Layer, Program};
 use crate::statistics::NormValues;
@@ -87,19 +88,30 @@ impl<'a> Pass<'a> {
             Read::Normalized { norm, .. } => {
                 Source::Normalized { input: first, affine: self.norms[norm].affine(), images }
             }
-            Read::NormGradient { norm, gated, .. } => {
-                let values = &self.norms[norm];
-                let factors = values.factors.each_ref().map(Vec::as_slice);
-                let gate = gated.then(|| values.affine());
-                Source::NormGradient { gradient: first, gate, input: second, factors, images }
+            Read::NormGradient { norm, .. } => {
+                let factors = self.norms[norm].factors.each_ref().map(Vec::as_slice);
+                Source::NormGradient { gradient: first, input: second, factors, images }
             }
         }
     }
 
-    /// The graph node whose gradient a backward step takes: backward steps are the layers in reverse.
-    fn node(&self, index: usize) -> NodeId {
-        let layers = &self.weights.program.layers;
-        layers[layers.len() - 1 - index].output()
+    /// What becomes of the gradient of a batch norm's output, from its [places](Reduce::places) in the rows of a band.
+    fn reduction<'b>(
+        &self,
+        reduce: Reduce<Buffer>,
+        [input, rectified]: [&'b [f32]; 2],
+        sums: &'b mut [f64],
+    ) -> Reduction<'b>
+    where
+        'a: 'b,
+    {
+        let values = &self.norms[reduce.norm];
+        let gate = match reduce.rectifier {
+            Rectifier::None => Gate::Open,
+            Rectifier::OfInput => Gate::Input(values.affine()),
+            Rectifier::OfSum(_) => Gate::Output(rectified),
+        };
+        Reduction { gate, input, mean: &values.mean, inv_std: &values.inv_std, sums }
     }
 }
 
@@ -204,9 +216,8 @@ impl Shard {
     /// Runs some backward steps.
     pub fn backward(&mut self, pass: Pass<'_>, steps: Range<usize>) {
         self.sums.clear();
-        let steps: Vec<_> = steps.map(|index| (pass.node(index), pass.plan.backward[index])).collect();
         let is_conv = |step: &(NodeId, Backward)| matches!(step.1, Backward::Conv { .. });
-        for steps in steps.chunk_by(|a, b| !is_conv(a) && !is_conv(b)) {
+        for steps in pass.plan.backward[steps].chunk_by(|a, b| !is_conv(a) && !is_conv(b)) {
             if is_conv(&steps[0]) {
                 self.conv_backward(pass, steps[0]);
             } else {
@@ -250,9 +261,7 @@ impl Shard {
         let (program, body) = (pass.weights.program, pass.weights.body());
         match step {
             Backward::Conv { .. } => unreachable!("convolutions take all groups at once"),
-            Backward::Norm { norm, input, rectifier, gradient } => {
-                self.normalize_reduce(pass, norm, NormBuffers { input, rectifier, gradient }, group);
-            }
+            Backward::Norm { reduce, gradient } => self.normalize_reduce(pass, reduce, gradient, group),
             Backward::Pad { stride, input, output, output_gradient, input_gradient } => {
                 let (narrow, wide) = (program.shapes[input], program.shapes[output]);
                 let ([input], [output]) = self.arenas[group].borrow([output_gradient], [input_gradient]);
@@ -294,7 +303,7 @@ impl Shard {
                 weights: &weights.packed[layer.packed_forward.clone()],
                 output: &mut *output,
                 accumulate: false,
-                moments: pivot.map(|pivot| Moments { pivot, sums, images }),
+                sums: pivot.map_or(Sums::None, |pivot| Sums::Moments(Moments { pivot, sums, images })),
             });
             if let Some(bias) = &layer.bias {
                 add_bias(&weights.parameters[bias.clone()], output);
@@ -327,31 +336,18 @@ impl Shard {
         });
     }
 
-    fn normalize_reduce(&mut self, pass: Pass<'_>, norm: usize, buffers: NormBuffers, group: usize) {
-        let (body, values) = (pass.weights.body(), &pass.norms[norm]);
-        let shape = pass.weights.program.norms[norm].shape;
+    fn normalize_reduce(&mut self, pass: Pass<'_>, reduce: Reduce<Buffer>, gradient: Buffer, group: usize) {
+        let body = pass.weights.body();
+        let shape = pass.weights.program.norms[reduce.norm].shape;
         let bands = Bands::new(shape, body.layout(), pass.images);
         let first_sum = self.new_sums(bands.count * 2 * shape.channels);
-        let sum = if let Rectifier::OfSum(sum) = buffers.rectifier { sum } else { buffers.input };
-        let reads = [buffers.input, sum];
-        let ([input, rectified], [gradient]) = self.arenas[group].borrow(reads, [buffers.gradient]);
-        let jobs = gradient.chunks_mut(bands.len).zip(input.chunks(bands.len));
+        let (places, [gradient]) = self.arenas[group].borrow(reduce.places(), [gradient]);
+        let [input, rectified] = places.map(|place| place.chunks(bands.len));
         let sums = self.sums[first_sum..].chunks_mut(2 * shape.channels);
-        let jobs = jobs.zip(rectified.chunks(bands.len)).zip(sums);
+        let jobs = gradient.chunks_mut(bands.len).zip(input).zip(rectified).zip(sums);
         pass.weights.team.for_each(jobs, |(((gradient, input), rectified), sums)| {
-            body.normalize_reduce(NormalizeReduce {
-                shape,
-                gradient,
-                gate: match buffers.rectifier {
-                    Rectifier::None => Gate::Open,
-                    Rectifier::OfInput => Gate::Input(values.affine()),
-                    Rectifier::OfSum(_) => Gate::Output(rectified),
-                },
-                input,
-                mean: &values.mean,
-                inv_std: &values.inv_std,
-                sums,
-            });
+            let reduction = pass.reduction(reduce, [input, rectified], sums);
+            body.normalize_reduce(NormalizeReduce { shape, gradient, reduction });
         });
     }
 
@@ -368,10 +364,16 @@ impl Shard {
         self.bias_gradient.clear();
         let band_len = conv.input().height.div_ceil(bands) * layout.row_len(conv.input());
         let nowhere = Buffer { offset: 0, len: 0 };
+        let reduce = target.and_then(|target| target.reduce);
+        let sums_len = if reduce.is_some() { 2 * conv.inputs } else { 0 };
+        let first_sum = self.new_sums(groups(self.images) * bands * sums_len);
+        let mut sums = self.sums[first_sum..].chunks_mut(sums_len.max(1));
         let mut all = Vec::new();
         for (index, arena) in self.arenas[..groups(self.images)].iter_mut().enumerate() {
             let ([i, j], [g, h]) = (input.places(), output_gradient.places());
-            let ([i, j, g, h], [written]) = arena.borrow([i, j, g, h], [target.map_or(nowhere, |to| to.buffer)]);
+            let [y, sum] = reduce.map_or([nowhere; 2], Reduce::places);
+            let target = target.map_or(nowhere, |target| target.buffer);
+            let ([i, j, g, h, y, sum], [written]) = arena.borrow([i, j, g, h, y, sum], [target]);
             if layer.bias.is_some() {
                 self.bias_gradient.resize(conv.outputs, 0.0);
                 add_bias_gradient(g, &mut self.bias_gradient);
@@ -379,7 +381,12 @@ impl Shard {
             let images = images_in_group(self.images, index);
             let input = pass.source(input, [i, j], images);
             let output_gradient = pass.source(output_gradient, [g, h], images);
-            all.push(ConvGroup { input, output_gradient, bands: written.chunks_mut(band_len) });
+            let bands = written.chunks_mut(band_len).enumerate().map(|(band, output)| {
+                let places = [y, sum].map(|tensor| tensor.chunks(band_len).nth(band).unwrap_or_default());
+                let sums = reduce.zip(sums.next()).map(|(reduce, sums)| pass.reduction(reduce, places, sums));
+                ConvOutput { output, sums: sums.map_or(Sums::None, Sums::Gradient) }
+            });
+            all.push(ConvGroup { input, output_gradient, bands: bands.collect::<Vec<_>>().into_iter() });
         }
         let work = ConvBackward {
             layer,
@@ -423,7 +430,13 @@ struct ConvGroup<'a> {
     input: Source<'a>,
     output_gradient: Source<'a>,
     /// Of the gradient by the input.
-    bands: ChunksMut<'a, f32>,
+    bands: vec::IntoIter<ConvOutput<'a>>,
+}
+
+/// A band of a gradient by the input.
+struct ConvOutput<'a> {
+    output: &'a mut [f32],
+    sums: Sums<'a>,
 }
 
 /// A band of rows of the gradients of a convolution.
@@ -436,7 +449,7 @@ struct ConvJob<'a> {
     /// By the weights.
     gradient: &'a mut [f32],
     /// By the input, of each group.
-    written: Vec<&'a mut [f32]>,
+    written: Vec<ConvOutput<'a>>,
 }
 
 /// The backward pass of a convolution.
@@ -468,7 +481,7 @@ impl ConvBackward<'_> {
         let middle = Instant::now();
         let row_len = layer.layout.row_len(layer.conv.input());
         let first = job.band * layer.conv.input().height.div_ceil(layer.conv.output().height / self.rows);
-        for (input, output) in job.output_gradients.iter().zip(job.written) {
+        for (input, ConvOutput { output, sums }) in job.output_gradients.iter().zip(job.written) {
             kernels.conv(ConvBand {
                 gather: &layer.backward,
                 rows: first..first + output.len() / row_len,
@@ -476,7 +489,7 @@ impl ConvBackward<'_> {
                 weights: &weights.packed[layer.packed_backward.clone()],
                 output,
                 accumulate: self.accumulate,
-                moments: None,
+                sums,
             });
         }
         for (time, spent) in times.iter().zip([middle - start, middle.elapsed()]) {
@@ -495,14 +508,6 @@ fn weight_bands(layer: &ConvLayer, gradient_len: usize, images: usize) -> (usize
     let bands = sets * (shape.height / rows);
     let parts = if layer.layout.cuts_outputs() { output_parts(layer.conv.outputs, BANDS.div_ceil(bands)) } else { 1 };
     (rows, parts)
-}
-
-/// The buffers of a batch norm's backward pass.
-#[derive(Clone, Copy)]
-struct NormBuffers {
-    input: Buffer,
-    rectifier: Rectifier<Buffer>,
-    gradient: Buffer,
 }
 
 /// A group's tensor cut into bands of rows.

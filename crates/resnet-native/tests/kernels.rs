@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use reference::{Exact, Tolerance, noise, to_f64};
 use resnet_native::geometry::{Conv2d, Direction, Gather};
 use resnet_native::kernels::{
-    Affine, ConvBand, ConvWeightsBand, Gate, Images, Kernels, Moments, Normalize, NormalizeReduce, Pad, Pool, Source,
-    select,
+    Affine, ConvBand, ConvWeightsBand, Gate, Images, Kernels, Moments, Normalize, NormalizeReduce, Pad, Pool,
+    Reduction, Source, Sums, select,
 };
 use resnet_native::{GROUP, Isa, Layout, Precision, Shape};
 
@@ -63,14 +63,14 @@ fn values(precision: Precision, seed: u64, len: usize) -> Vec<f32> {
 enum OnLoad {
     Nothing,
     Normalization,
-    Gradient { gated: bool },
+    Gradient,
 }
 
 fn on_load() -> impl Strategy<Value = OnLoad> {
     prop_oneof![
         2 => Just(OnLoad::Nothing),
         1 => Just(OnLoad::Normalization),
-        2 => prop::bool::ANY.prop_map(|gated| OnLoad::Gradient { gated }),
+        2 => Just(OnLoad::Gradient),
     ]
 }
 
@@ -91,16 +91,9 @@ struct Operand {
 impl Operand {
     fn new(precision: Precision, on_load: OnLoad, seed: u64, images: usize, shape: Shape) -> Self {
         let per_channel = |salt| noise(seed ^ salt, shape.channels);
-        let mut first = values(precision, seed, images * shape.len());
+        let first = values(precision, seed, images * shape.len());
         let second = values(precision, seed ^ 16, images * shape.len());
         let (scale, shift) = (per_channel(17), per_channel(18));
-        for (i, (first, second)) in first.iter_mut().zip(&second).enumerate() {
-            let channel = channel_of(i, shape);
-            // Rounding decides which side of the rectifier this falls on: it must not matter.
-            if (scale[channel] * second + shift[channel]).abs() < 1e-5 {
-                *first = 0.0;
-            }
-        }
         let factors = [19, 20, 21].map(per_channel);
         Self { on_load, shape, images, first, second, scale, shift, factors }
     }
@@ -114,9 +107,8 @@ impl Operand {
             match self.on_load {
                 OnLoad::Nothing => (first, first.abs()),
                 OnLoad::Normalization => ((scale * first + shift).max(0.0), (scale * first).abs() + shift.abs()),
-                OnLoad::Gradient { gated } => {
-                    let g = if gated && scale * second + shift <= 0.0 { 0.0 } else { first };
-                    (fa * g + fb * second + fc, (fa * g).abs() + (fb * second).abs() + fc.abs())
+                OnLoad::Gradient => {
+                    (fa * first + fb * second + fc, (fa * first).abs() + (fb * second).abs() + fc.abs())
                 }
             }
         })
@@ -136,9 +128,8 @@ impl Operand {
         match self.on_load {
             OnLoad::Nothing => Source::Stored(&first[place]),
             OnLoad::Normalization => Source::Normalized { input: &first[place], affine, images },
-            OnLoad::Gradient { gated } => Source::NormGradient {
+            OnLoad::Gradient => Source::NormGradient {
                 gradient: &first[place.clone()],
-                gate: gated.then_some(affine),
                 input: &second[place],
                 factors: self.factors.each_ref().map(Vec::as_slice),
                 images,
@@ -207,14 +198,8 @@ impl Case {
         self.conv.output()
     }
 
-    /// Runs a convolution over all groups; gives what it wrote and the moments over the batch.
-    fn run(
-        &self,
-        kernels: &dyn Kernels,
-        gather: &Gather,
-        data: Data<'_>,
-        pivot: Option<&[f32]>,
-    ) -> (Vec<f32>, Vec<f32>) {
+    /// Runs a convolution over all groups; gives what it wrote and its sums over the batch.
+    fn run(&self, kernels: &dyn Kernels, gather: &Gather, data: Data<'_>) -> (Vec<f32>, Vec<f32>) {
         let layout = kernels.layout();
         let mut weights = vec![f32::NAN; kernels.packed_len(gather)];
         kernels.pack_weights(gather, data.weights, &mut weights);
@@ -223,13 +208,18 @@ impl Case {
             Some(before) => pack(layout, before, gather.to),
             None => vec![f32::NAN; self.images.div_ceil(GROUP) * layout.group_len(gather.to)],
         };
+        let norm =
+            if let Wanted::Gradient(norm) = data.wanted { norm.pack(layout, gather.to) } else { Default::default() };
         let mut totals = vec![0.0f64; 2 * gather.to.channels];
-        for (index, output) in output.chunks_mut(layout.group_len(gather.to)).enumerate() {
+        let group_len = layout.group_len(gather.to);
+        for (index, output) in output.chunks_mut(group_len).enumerate() {
             let input = data.input.source(layout, &input, index);
             let images = (self.images - index * GROUP).min(GROUP);
             let band_len = gather.to.height.div_ceil(2) * layout.row_len(gather.to);
-            for (rows, output) in split(gather.to.height, 2).zip(output.chunks_mut(band_len)) {
+            for (band, (rows, output)) in split(gather.to.height, 2).zip(output.chunks_mut(band_len)).enumerate() {
                 let mut sums = vec![f64::NAN; 2 * gather.to.channels];
+                let start = index * group_len + band * band_len;
+                let place = start..start + output.len();
                 kernels.conv(ConvBand {
                     gather,
                     rows,
@@ -237,7 +227,13 @@ impl Case {
                     weights: &weights,
                     output,
                     accumulate: data.before.is_some(),
-                    moments: pivot.map(|pivot| Moments { pivot, sums: &mut sums, images }),
+                    sums: match data.wanted {
+                        Wanted::Nothing => Sums::None,
+                        Wanted::Moments(pivot) => Sums::Moments(Moments { pivot, sums: &mut sums, images }),
+                        Wanted::Gradient(reduced) => Sums::Gradient(
+                            reduced.reduction(norm.each_ref().map(|tensor| &tensor[place.clone()]), &mut sums),
+                        ),
+                    },
                 });
                 totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             }
@@ -253,6 +249,102 @@ struct Data<'a> {
     weights: &'a [f32],
     /// What it adds to.
     before: Option<&'a [f32]>,
+    wanted: Wanted<'a>,
+}
+
+/// What is to be summed.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Nothing,
+    /// About these pivots.
+    Moments(&'a [f32]),
+    Gradient(&'a Norm),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Rectifier {
+    None,
+    OfInput,
+    OfSum,
+}
+
+/// A batch norm whose output's gradient a convolution gives.
+struct Norm {
+    rectifier: Rectifier,
+    /// What it read, and what the rectifier after an addition gave.
+    input: Vec<f32>,
+    rectified: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    mean: Vec<f32>,
+    inv_std: Vec<f32>,
+}
+
+impl Norm {
+    fn new(precision: Precision, rectifier: Rectifier, seed: u64, images: usize, shape: Shape) -> Self {
+        let per_channel = |salt| noise(seed ^ salt, shape.channels);
+        let [scale, shift, mean, inv_std] = [31, 32, 33, 34].map(per_channel);
+        let mut input = values(precision, seed ^ 35, images * shape.len());
+        for (index, input) in input.iter_mut().enumerate() {
+            let channel = channel_of(index, shape);
+            // Rounding decides which side of the rectifier this falls on: it must not matter.
+            while (scale[channel] * *input + shift[channel]).abs() < 1e-5 {
+                *input = *input / 2.0 + 0.25;
+            }
+        }
+        Self {
+            rectifier,
+            input,
+            rectified: values(precision, seed ^ 36, images * shape.len()),
+            scale,
+            shift,
+            mean,
+            inv_std,
+        }
+    }
+
+    /// What it read and what the rectifier gave.
+    fn pack(&self, layout: Layout, shape: Shape) -> [Vec<f32>; 2] {
+        [&self.input, &self.rectified].map(|values| pack(layout, values, shape))
+    }
+
+    fn reduction<'a>(&'a self, [input, rectified]: [&'a [f32]; 2], sums: &'a mut [f64]) -> Reduction<'a> {
+        let gate = match self.rectifier {
+            Rectifier::None => Gate::Open,
+            Rectifier::OfInput => Gate::Input(Affine { scale: &self.scale, shift: &self.shift }),
+            Rectifier::OfSum => Gate::Output(rectified),
+        };
+        Reduction { gate, input, mean: &self.mean, inv_std: &self.inv_std, sums }
+    }
+
+    /// Masks a gradient and gives its sums, `[channel][of g, of g * normalised]`, in the magnitudes of their terms.
+    fn reduce(&self, gradient: &mut Exact, shape: Shape) -> Exact {
+        let mut sums = Exact { values: vec![0.0; 2 * shape.channels], magnitudes: vec![0.0; 2 * shape.channels] };
+        for (index, (value, magnitude)) in gradient.values.iter_mut().zip(&mut gradient.magnitudes).enumerate() {
+            let channel = channel_of(index, shape);
+            let input = f64::from(self.input[index]);
+            let open = match self.rectifier {
+                Rectifier::None => true,
+                Rectifier::OfInput => f64::from(self.scale[channel]) * input + f64::from(self.shift[channel]) > 0.0,
+                Rectifier::OfSum => self.rectified[index] > 0.0,
+            };
+            if !open {
+                (*value, *magnitude) = (0.0, 0.0);
+            }
+            let (mean, inv_std) = (f64::from(self.mean[channel]), f64::from(self.inv_std[channel]));
+            let normalized = [1.0, (input - mean) * inv_std];
+            let magnitudes = [1.0, (input.abs() + mean.abs()) * inv_std.abs()];
+            for which in 0..2 {
+                sums.values[2 * channel + which] += *value * normalized[which];
+                sums.magnitudes[2 * channel + which] += *magnitude * magnitudes[which];
+            }
+        }
+        sums
+    }
+}
+
+fn rectifiers() -> impl Strategy<Value = Option<Rectifier>> {
+    prop_oneof![Just(None), Just(Some(Rectifier::None)), Just(Some(Rectifier::OfInput)), Just(Some(Rectifier::OfSum)),]
 }
 
 /// Convolutions of odd and even sizes, down to one pixel, with few and many channels.
@@ -285,8 +377,8 @@ proptest! {
             let exact = exact_products(&x.exact(), &to_f64(&w), run);
             let tolerance = Tolerance { result: stored(precision).result, ..worked_out(precision, on_load) };
             for kernels in all_kernels(precision) {
-                let data = Data { input: &x, weights: &w, before: None };
-                let (found, sums) = case.run(kernels, &gather, data, Some(&pivot));
+                let data = Data { input: &x, weights: &w, before: None, wanted: Wanted::Moments(&pivot) };
+                let (found, sums) = case.run(kernels, &gather, data);
                 let name = format!("{} {}", kernels.isa().name(), precision.name());
                 exact.assert_close(&found, tolerance, &name);
                 let lost = Tolerance { sum: tolerance.sum.max(MOMENTS.sum), ..MOMENTS };
@@ -296,7 +388,9 @@ proptest! {
     }
 
     #[test]
-    fn gradient_by_the_input_replacing_and_adding(case in cases(), on_load in on_load(), accumulate: bool) {
+    fn gradient_by_the_input_replacing_and_adding(
+        case in cases(), on_load in on_load(), accumulate: bool, rectifier in rectifiers(),
+    ) {
         let (conv, gather) = (&case.conv, case.conv.gather(Direction::Backward));
         for precision in Precision::ALL {
             let g = Operand::new(precision, on_load, case.seed, case.images, case.output());
@@ -310,11 +404,18 @@ proptest! {
                 exact.values.iter_mut().zip(&before).for_each(|(value, &b)| *value += f64::from(b));
                 exact.magnitudes.iter_mut().zip(&before).for_each(|(value, b)| *value += f64::from(b.abs()));
             }
+            let norm = rectifier.map(|kind| Norm::new(precision, kind, case.seed, case.images, case.input()));
+            let expected_sums = norm.as_ref().map(|norm| norm.reduce(&mut exact, case.input()));
             for kernels in all_kernels(precision) {
-                let data = Data { input: &g, weights: &w, before: accumulate.then_some(&before) };
-                let (found, _) = case.run(kernels, &gather, data, None);
+                let wanted = norm.as_ref().map_or(Wanted::Nothing, Wanted::Gradient);
+                let data = Data { input: &g, weights: &w, before: accumulate.then_some(&before), wanted };
+                let (found, sums) = case.run(kernels, &gather, data);
                 let name = format!("{} {}", kernels.isa().name(), precision.name());
                 exact.assert_close(&found, tolerance, &name);
+                if let Some(expected) = &expected_sums {
+                    let lost = Tolerance { sum: tolerance.sum.max(MOMENTS.sum), ..MOMENTS };
+                    expected.assert_close(&sums, lost, &name);
+                }
             }
         }
     }
@@ -413,15 +514,11 @@ proptest! {
                 kernels.normalize_reduce(NormalizeReduce {
                     shape,
                     gradient: &mut gradient,
-                    gate,
-                    input: &input,
-                    mean: &mean,
-                    inv_std: &scale,
-                    sums: &mut sums,
+                    reduction: Reduction { gate, input: &input, mean: &mean, inv_std: &scale, sums: &mut sums },
                 });
                 let masked: Vec<f32> = g.iter().zip(&z).map(|(&g, &z)| if relu && z <= 0.0 { 0.0 } else { g }).collect();
                 let left = unpack_checked(layout, &gradient, shape, images);
-                prop_assert_eq!(&left, if relu && residual { &masked } else { &g }, "{}", name);
+                prop_assert_eq!(&left, &masked, "{}", name);
                 gradient_sums(&masked, &y, &mean, &scale, shape)
                     .assert_close(&sums.iter().map(|&s| s as f32).collect::<Vec<_>>(), MOMENTS, name);
             }

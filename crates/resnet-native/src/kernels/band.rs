@@ -25,10 +25,8 @@ pub enum Source<'a> {
     /// `a * gradient + b * input + c`, zero in lanes without an image: the gradient of what a convolution gave,
     /// with `gradient` masked by the rectifier after its batch norm.
     NormGradient {
-        /// From [`NormalizeReduce`].
+        /// From a [`Reduction`].
         gradient: &'a [f32],
-        /// The rectifier, where [`NormalizeReduce`] was given a [`Gate::Input`] and left `gradient` as it was.
-        gate: Option<Affine<'a>>,
         /// What the convolution gave.
         input: &'a [f32],
         /// `a`, `b` and `c`, one value a channel.
@@ -52,8 +50,18 @@ pub struct ConvBand<'a> {
     pub output: &'a mut [f32],
     /// Add to what `output` holds, instead of replacing it.
     pub accumulate: bool,
-    /// Sums over the band for batch norm.
-    pub moments: Option<Moments<'a>>,
+    /// Sums over what is written.
+    pub sums: Sums<'a>,
+}
+
+/// What a convolution sums up for a batch norm while its results are in registers.
+pub enum Sums<'a> {
+    /// Nothing.
+    None,
+    /// Forward: for the statistics of the batch norm that reads the result.
+    Moments(Moments<'a>),
+    /// Backward: for the batch norm whose output's gradient this is, all of it with what was there before.
+    Gradient(Reduction<'a>),
 }
 
 /// First and second moment of each channel of a convolution's output about a pivot near the mean, which
@@ -123,29 +131,12 @@ pub struct Affine<'a> {
     pub shift: &'a [f32],
 }
 
-/// Where a rectifier let values through.
-#[derive(Clone, Copy)]
-pub enum Gate<'a> {
-    /// Everywhere: there is none.
-    Open,
-    /// Where this is positive, the output: after an addition nothing else tells. The gradient is masked in
-    /// place, for the shortcut takes it too.
-    Output(&'a [f32]),
-    /// Where this is positive, worked out again from the input: cheaper than reading the output, and the
-    /// gradient need not be written.
-    Input(Affine<'a>),
-}
-
-/// First half of the gradient of [`Normalize`]: masks `gradient` by the rectifier and sums it. The second is
-/// worked out where it is read: [`Source::NormGradient`].
-pub struct NormalizeReduce<'a> {
-    /// Shape of the tensor.
-    pub shape: Shape,
-    /// Gradient of the output; with [`Gate::Output`] it becomes that of what the rectifier saw.
-    pub gradient: &'a mut [f32],
+/// First half of a batch norm's gradient: the gradient of its output is masked by the rectifier, which is what the shortcut
+/// takes too, and summed. The second is worked out where it is read: [`Source::NormGradient`].
+pub struct Reduction<'a> {
     /// What the rectifier let through.
     pub gate: Gate<'a>,
-    /// What the convolution gave.
+    /// What the batch norm read, in the rows of the gradient.
     pub input: &'a [f32],
     /// One value a channel.
     pub mean: &'a [f32],
@@ -153,6 +144,27 @@ pub struct NormalizeReduce<'a> {
     pub inv_std: &'a [f32],
     /// Replaced by `[channel][sum of g, sum of g * (input - mean) * inv_std]`.
     pub sums: &'a mut [f64],
+}
+
+/// Where a rectifier let values through.
+#[derive(Clone, Copy)]
+pub enum Gate<'a> {
+    /// Everywhere: there is none.
+    Open,
+    /// Where this is positive, the output: after an addition nothing else tells.
+    Output(&'a [f32]),
+    /// Where this is positive, worked out again from the input: cheaper than reading the output.
+    Input(Affine<'a>),
+}
+
+/// A [`Reduction`] of a gradient that no convolution gave.
+pub struct NormalizeReduce<'a> {
+    /// Shape of the tensor.
+    pub shape: Shape,
+    /// Gradient of the output; it becomes that of what the rectifier saw.
+    pub gradient: &'a mut [f32],
+    /// What is done with it.
+    pub reduction: Reduction<'a>,
 }
 
 /// An option A shortcut, or its gradient, of one group.
@@ -189,12 +201,9 @@ impl Source<'_> {
                 assert!(input.len() == len && images <= GROUP);
                 affine.check(shape);
             }
-            Self::NormGradient { gradient, gate, input, factors, images } => {
+            Self::NormGradient { gradient, input, factors, images } => {
                 assert!(gradient.len() == len && input.len() == len && images <= GROUP);
                 assert!(factors.iter().all(|values| values.len() == shape.channels));
-                if let Some(affine) = gate {
-                    affine.check(shape);
-                }
             }
         }
     }
@@ -207,10 +216,55 @@ impl ConvBand<'_> {
         assert_eq!(self.output.len(), self.rows.len() * layout.row_len(gather.to));
         assert_eq!(self.weights.len(), kernels.packed_len(gather));
         self.input.check(gather.from, layout);
-        if let Some(moments) = &self.moments {
-            let channels = gather.to.channels;
-            assert!(moments.pivot.len() == channels && moments.sums.len() == 2 * channels);
+        let channels = gather.to.channels;
+        match &self.sums {
+            Sums::None => {}
+            Sums::Moments(moments) => {
+                assert!(moments.pivot.len() == channels && moments.sums.len() == 2 * channels);
+            }
+            Sums::Gradient(reduction) => reduction.check(gather.to, self.output.len()),
         }
+    }
+}
+
+impl<'a> Sums<'a> {
+    /// What is subtracted from each channel's values, or their second factors, before they are summed.
+    pub(super) fn pivot(&self) -> &[f32] {
+        match self {
+            Self::None => &[],
+            Self::Moments(moments) => moments.pivot,
+            Self::Gradient(reduction) => reduction.mean,
+        }
+    }
+
+    /// Where the sums go, `[channel][2]`, with those of gradients still to be multiplied by `inv_std`.
+    pub(super) fn totals(&mut self) -> &mut [f64] {
+        match self {
+            Self::None => &mut [],
+            Self::Moments(moments) => moments.sums,
+            Self::Gradient(reduction) => reduction.sums,
+        }
+    }
+
+    /// Ends the summing.
+    pub(super) fn finish(&mut self) {
+        if let Self::Gradient(Reduction { inv_std, sums, .. }) = self {
+            sums.chunks_exact_mut(2).zip(*inv_std).for_each(|(sums, inv_std)| sums[1] *= f64::from(*inv_std));
+        }
+    }
+}
+
+impl Reduction<'_> {
+    /// For a gradient of some length.
+    fn check(&self, shape: Shape, len: usize) {
+        assert_eq!(self.input.len(), len);
+        match self.gate {
+            Gate::Open => {}
+            Gate::Output(rectified) => assert_eq!(rectified.len(), len),
+            Gate::Input(affine) => affine.check(shape),
+        }
+        assert!(self.mean.len() == shape.channels && self.inv_std.len() == shape.channels);
+        assert_eq!(self.sums.len(), 2 * shape.channels);
     }
 }
 
@@ -260,13 +314,8 @@ impl Affine<'_> {
 
 impl NormalizeReduce<'_> {
     pub(super) fn check(&self, kernels: &dyn Kernels) {
-        let rectified = if let Gate::Output(rectified) = self.gate { rectified } else { self.input };
-        check_rows(self.shape, kernels.layout(), &[self.input, self.gradient, rectified]);
-        if let Gate::Input(affine) = self.gate {
-            affine.check(self.shape);
-        }
-        assert!(self.mean.len() == self.shape.channels && self.inv_std.len() == self.shape.channels);
-        assert_eq!(self.sums.len(), 2 * self.shape.channels);
+        check_rows(self.shape, kernels.layout(), &[self.gradient]);
+        self.reduction.check(self.shape, self.gradient.len());
     }
 }
 

@@ -29,7 +29,8 @@ use crate::infer::Format;
 use crate::layout::Layout;
 
 pub use band::{
-    Affine, ConvBand, ConvWeightsBand, Gate, Images, Moments, Normalize, NormalizeReduce, Pad, Pool, Source,
+    Affine, ConvBand, ConvWeightsBand, Gate, Images, Moments, Normalize, NormalizeReduce, Pad, Pool, Reduction, Source,
+    Sums,
 };
 pub use pixels::{PixelConv, PixelKernels, PixelLoad, PixelPool};
 

@@ -1,10 +1,11 @@
 //! Convolution: a tile of output channels by output pixels stays in registers while the taps and the
 //! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
 
+use super::normalize::masked;
 use super::rows::Rows;
 use super::{MAX_KERNEL, Vector, winograd};
 use crate::geometry::{Run, Tap};
-use crate::kernels::ConvBand;
+use crate::kernels::{ConvBand, Gate, Sums};
 use crate::layout::{GROUP, lane_mask};
 
 /// Taps of the largest kernel.
@@ -43,10 +44,10 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
     // SAFETY: rows read lie inside the input.
     let rows = unsafe { Rows::new::<V>(band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel) };
     let block_len = gather.kernel * gather.kernel * in_channels * K;
-    let images = band.moments.as_ref().map_or(GROUP, |moments| moments.images);
-    let mut moments = band.moments;
+    let images = if let Sums::Moments(moments) = &band.sums { moments.images } else { GROUP };
+    let mut sums = band.sums;
     for first in (0..out_channels).step_by(K) {
-        let mut tile = Tile::<V, K> {
+        let mut tile = Tile::<'_, V, K> {
             input: rows.group(),
             in_channels,
             // SAFETY: packed weights hold a block for every `K` channels.
@@ -57,11 +58,13 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
             sums: unsafe { [[V::splat(0.0); 2]; K] },
             pivot: [0.0; K],
             mask: lane_mask(images),
-            moments: moments.is_some(),
+            output: band.output.as_mut_ptr(),
+            first,
+            measured: Measured::of(&sums),
         };
         let mut totals = [[0.0f64; 2]; K];
-        if let Some(moments) = &moments {
-            tile.pivot[..tile.channels].copy_from_slice(&moments.pivot[first..first + tile.channels]);
+        if !matches!(tile.measured, Measured::Nothing) {
+            tile.pivot[..tile.channels].copy_from_slice(&sums.pivot()[first..first + tile.channels]);
         }
         for (index, row) in band.rows.clone().enumerate() {
             for run in &gather.columns {
@@ -80,24 +83,76 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
                     };
                     // SAFETY: the pixel lies inside the output; `list_places` gives taps inside the input.
                     unsafe {
-                        let output = band.output.as_mut_ptr().add(at);
                         match pixels {
-                            1 => tile.run::<1>(places, steps, output),
-                            2 => tile.run::<2>(places, steps, output),
-                            3 => tile.run::<3>(places, steps, output),
+                            1 => tile.run::<1>(places, steps, at),
+                            2 => tile.run::<2>(places, steps, at),
+                            3 => tile.run::<3>(places, steps, at),
                             _ => unreachable!("tiles are at most three pixels wide"),
                         }
                     }
                     done += pixels;
                 }
             }
-            if tile.moments {
+            if !matches!(tile.measured, Measured::Nothing) {
                 // SAFETY: no memory is touched.
                 unsafe { tile.flush_sums(&mut totals) };
             }
         }
-        if let Some(moments) = &mut moments {
-            moments.sums[2 * first..][..2 * tile.channels].copy_from_slice(totals[..tile.channels].as_flattened());
+        if !matches!(tile.measured, Measured::Nothing) {
+            sums.totals()[2 * first..][..2 * tile.channels].copy_from_slice(totals[..tile.channels].as_flattened());
+        }
+    }
+    sums.finish();
+}
+
+/// What [`Sums`] ask of the values written.
+#[derive(Clone, Copy)]
+pub enum Measured<'a> {
+    Nothing,
+    Moments,
+    /// Masked by the rectifier first, with what the batch norm read.
+    Gradient(Gate<'a>, *const f32),
+}
+
+impl<'a> Measured<'a> {
+    pub fn of(sums: &Sums<'a>) -> Self {
+        match sums {
+            Sums::None => Self::Nothing,
+            Sums::Moments(_) => Self::Moments,
+            Sums::Gradient(reduction) => Self::Gradient(reduction.gate, reduction.input.as_ptr()),
+        }
+    }
+
+    /// Writes a value, and adds it to the sums of its channel: its distance from the pivot and the square of that, or
+    /// the gradient and the same times the distance of the batch norm's input from the pivot.
+    ///
+    /// # Safety
+    /// `at` lies inside the output and what the gradient is summed with; the channel exists.
+    #[inline(always)]
+    pub unsafe fn write<V: Vector>(
+        self,
+        value: V,
+        (output, at): (*mut f32, usize),
+        channel: usize,
+        [pivot, mask]: [V; 2],
+        sums: &mut [V; 2],
+    ) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match self {
+                Self::Nothing => value.store(output.add(at)),
+                Self::Moments => {
+                    value.store(output.add(at));
+                    let centred = value.sub(pivot).mul(mask);
+                    *sums = [sums[0].add(centred), centred.mul_add(centred, sums[1])];
+                }
+                Self::Gradient(gate, input) => {
+                    let input = V::load(input.add(at));
+                    let g = masked(gate, value, input, at, channel);
+                    g.store(output.add(at));
+                    *sums = [sums[0].add(g), g.mul_add(input.sub(pivot), sums[1])];
+                }
+            }
         }
     }
 }
@@ -136,32 +191,35 @@ struct Steps {
 }
 
 /// `K` output channels of a band.
-struct Tile<V, const K: usize> {
+struct Tile<'a, V, const K: usize> {
     input: *const f32,
     in_channels: usize,
     weights: *const f32,
     /// How many of the `K` channels exist.
     channels: usize,
     accumulate: bool,
-    /// For each channel, sums of `y - pivot` and of its square over the current row.
+    /// For each channel, sums over the current row.
     sums: [[V; 2]; K],
     pivot: [f32; K],
     mask: [f32; GROUP],
-    moments: bool,
+    output: *mut f32,
+    /// The first channel.
+    first: usize,
+    measured: Measured<'a>,
 }
 
-impl<V: Vector, const K: usize> Tile<V, K> {
+impl<V: Vector, const K: usize> Tile<'_, V, K> {
     /// Computes `P` pixels.
     ///
     /// # Safety
     /// The places, moved by the steps, lie inside the input, and the pixels inside the output.
     #[inline(always)]
-    unsafe fn run<const P: usize>(&mut self, places: &[Place], steps: Steps, output: *mut f32) {
+    unsafe fn run<const P: usize>(&mut self, places: &[Place], steps: Steps, at: usize) {
         for part in (0..GROUP).step_by(V::LANES) {
             // SAFETY: passed on from the caller.
             unsafe {
                 let accumulators = self.multiply::<P>(places, steps, part);
-                self.store::<P>(&accumulators, part, output.add(part), steps.output_step);
+                self.store::<P>(&accumulators, part, at + part, steps.output_step);
             }
         }
     }
@@ -198,7 +256,7 @@ impl<V: Vector, const K: usize> Tile<V, K> {
     /// # Safety
     /// As for [`run`](Self::run).
     #[inline(always)]
-    unsafe fn store<const P: usize>(&mut self, accumulators: &[[V; P]; K], part: usize, output: *mut f32, step: usize) {
+    unsafe fn store<const P: usize>(&mut self, accumulators: &[[V; P]; K], part: usize, at: usize, step: usize) {
         // SAFETY: passed on from the caller; only channels that exist are written.
         unsafe {
             let mask = V::load(self.mask.as_ptr().add(part));
@@ -206,19 +264,14 @@ impl<V: Vector, const K: usize> Tile<V, K> {
                 if k >= self.channels {
                     break;
                 }
-                let pivot = V::splat(self.pivot[k]);
+                let factors = [V::splat(self.pivot[k]), mask];
                 for p in 0..P {
-                    let to = output.add(p * step + k * GROUP);
+                    let at = at + p * step + k * GROUP;
                     let mut value = accumulators[k][p];
                     if self.accumulate {
-                        value = value.add(V::load(to));
+                        value = value.add(V::load(self.output.add(at)));
                     }
-                    value.store(to);
-                    if self.moments {
-                        let centred = value.sub(pivot).mul(mask);
-                        self.sums[k][0] = self.sums[k][0].add(centred);
-                        self.sums[k][1] = centred.mul_add(centred, self.sums[k][1]);
-                    }
+                    self.measured.write(value, (self.output, at), self.first + k, factors, &mut self.sums[k]);
                 }
             }
         }

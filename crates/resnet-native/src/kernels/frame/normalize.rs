@@ -1,7 +1,7 @@
 //! Batch norm's passes over memory, with the shortcut and the rectifier taken along.
 
 use super::Vector;
-use crate::kernels::{Affine, Gate, Normalize, NormalizeReduce};
+use crate::kernels::{Affine, Gate, Normalize, NormalizeReduce, Reduction};
 use crate::layout::{GROUP, lane_mask};
 
 /// `output = relu(scale * input + shift + residual)`.
@@ -60,10 +60,11 @@ const PIXELS: usize = 64;
 /// See the [module](super).
 #[inline(always)]
 pub unsafe fn normalize_reduce<V: Vector>(band: NormalizeReduce<'_>) {
-    let channels = band.mean.len();
-    let pixels = band.input.len() / (channels * GROUP);
+    let Reduction { gate, input, mean, inv_std, sums: totals } = band.reduction;
+    let channels = mean.len();
+    let pixels = input.len() / (channels * GROUP);
     let gradient = band.gradient.as_mut_ptr();
-    band.sums.fill(0.0);
+    totals.fill(0.0);
     for first in (0..channels).step_by(CHANNELS) {
         let count = CHANNELS.min(channels - first);
         for start in (0..pixels).step_by(PIXELS) {
@@ -72,31 +73,40 @@ pub unsafe fn normalize_reduce<V: Vector>(band: NormalizeReduce<'_>) {
                 let mut sums = [[V::splat(0.0); 2]; CHANNELS];
                 for pixel in start..pixels.min(start + PIXELS) {
                     for (c, sums) in sums.iter_mut().enumerate().take(count) {
-                        let mean = V::splat(*band.mean.get_unchecked(first + c));
-                        let inv_std = V::splat(*band.inv_std.get_unchecked(first + c));
+                        let mean = V::splat(*mean.get_unchecked(first + c));
+                        let inv_std = V::splat(*inv_std.get_unchecked(first + c));
                         for part in (0..GROUP).step_by(V::LANES) {
                             let at = (pixel * channels + first + c) * GROUP + part;
-                            let mut g = V::load(gradient.add(at));
-                            let input = V::load(band.input.as_ptr().add(at));
-                            match band.gate {
-                                Gate::Open => {}
-                                Gate::Output(rectified) => {
-                                    g = g.where_positive(V::load(rectified.as_ptr().add(at)));
-                                    g.store(gradient.add(at));
-                                }
-                                Gate::Input(affine) => g = g.where_positive(apply(affine, input, first + c)),
-                            }
+                            let input = V::load(input.as_ptr().add(at));
+                            let g = masked(gate, V::load(gradient.add(at)), input, at, first + c);
+                            g.store(gradient.add(at));
                             let normalized = input.sub(mean).mul(inv_std);
                             sums[0] = sums[0].add(g);
                             sums[1] = g.mul_add(normalized, sums[1]);
                         }
                     }
                 }
-                for (sums, total) in sums.iter().zip(band.sums[2 * first..].chunks_exact_mut(2)).take(count) {
+                for (sums, total) in sums.iter().zip(totals[2 * first..].chunks_exact_mut(2)).take(count) {
                     total[0] += f64::from(sums[0].sum());
                     total[1] += f64::from(sums[1].sum());
                 }
             }
+        }
+    }
+}
+
+/// Part of a gradient, masked by the rectifier; `at` is its place, `input` what the batch norm read there.
+///
+/// # Safety
+/// The place lies inside what the gate holds, and the channel exists.
+#[inline(always)]
+pub unsafe fn masked<V: Vector>(gate: Gate<'_>, g: V, input: V, at: usize, channel: usize) -> V {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match gate {
+            Gate::Open => g,
+            Gate::Output(rectified) => g.where_positive(V::load(rectified.as_ptr().add(at))),
+            Gate::Input(affine) => g.where_positive(apply(affine, input, channel)),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Vector;
 use super::normalize::apply;
 use super::scratch::Scratch;
-use crate::kernels::{Affine, Source};
+use crate::kernels::Source;
 use crate::layout::{GROUP, lane_mask};
 
 /// Some rows of a group.
@@ -61,45 +61,20 @@ unsafe fn work_out<V: Vector>(source: Source<'_>, first: usize, output: &mut [f3
                     }
                 }
             }
-            Source::NormGradient { gradient, gate, input, factors, images } => {
-                let tensors = [gradient.as_ptr().add(first), input.as_ptr().add(first)];
-                let mask = lane_mask(images);
-                // Each is compiled for itself.
-                match gate {
-                    None => norm_gradient::<V>(tensors, None, factors, &mask, output),
-                    Some(affine) => norm_gradient::<V>(tensors, Some(affine), factors, &mask, output),
-                }
-            }
-        }
-    }
-}
-
-/// [`Source::NormGradient`] from the first values of the gradient and the input on.
-///
-/// # Safety
-/// As for [`work_out`].
-#[inline(always)]
-unsafe fn norm_gradient<V: Vector>(
-    [gradient, input]: [*const f32; 2],
-    gate: Option<Affine<'_>>,
-    [a, b, c]: [&[f32]; 3],
-    mask: &[f32; GROUP],
-    output: &mut [f32],
-) {
-    let channels = a.len();
-    for (pixel, output) in output.chunks_exact_mut(channels * GROUP).enumerate() {
-        for channel in 0..channels {
-            for part in (0..GROUP).step_by(V::LANES) {
-                let at = channel * GROUP + part;
-                // SAFETY: passed on from the caller.
-                unsafe {
-                    let y = V::load(input.add(pixel * channels * GROUP + at));
-                    let mut g = V::load(gradient.add(pixel * channels * GROUP + at));
-                    if let Some(affine) = gate {
-                        g = g.where_positive(apply(affine, y, channel));
+            Source::NormGradient { gradient, input, factors: [a, b, c], images } => {
+                let (channels, mask) = (a.len(), lane_mask(images));
+                let (gradient, input) = (gradient.as_ptr().add(first), input.as_ptr().add(first));
+                for (pixel, output) in output.chunks_exact_mut(channels * GROUP).enumerate() {
+                    for channel in 0..channels {
+                        for part in (0..GROUP).step_by(V::LANES) {
+                            let at = channel * GROUP + part;
+                            let y = V::load(input.add(pixel * channels * GROUP + at));
+                            let g = V::load(gradient.add(pixel * channels * GROUP + at));
+                            let rest = y.mul_add(V::splat(b[channel]), V::splat(c[channel]));
+                            let value = g.mul_add(V::splat(a[channel]), rest);
+                            value.mul(V::load(mask.as_ptr().add(part))).store(output.as_mut_ptr().add(at));
+                        }
                     }
-                    let value = g.mul_add(V::splat(a[channel]), y.mul_add(V::splat(b[channel]), V::splat(c[channel])));
-                    value.mul(V::load(mask.as_ptr().add(part))).store(output.as_mut_ptr().add(at));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Arithmetic of a tile's halves with values of their channels.
 
-use super::{Pair, Vector, padded};
-use crate::kernels::Affine;
+use super::{Pair, Vector, load, padded};
+use crate::kernels::{Affine, Gate};
 use crate::layout::{HALF, Tiling};
 
 /// Per-channel values, for both halves of each block of tiles.
@@ -48,15 +48,60 @@ impl PaddedAffine {
     }
 }
 
-/// A gradient where `scale * y + shift` is positive, else zero.
-///
-/// # Safety
-/// The machine has the vector's instructions.
-#[inline(always)]
-pub unsafe fn masked<V: Vector>(g: Pair<V>, [scale, shift]: [Pair<V>; 2], y: Pair<V>) -> Pair<V> {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let gates = (y.0.mul_add(scale.0, shift.0), y.1.mul_add(scale.1, shift.1));
-        (g.0.where_positive(gates.0), g.1.where_positive(gates.1))
+/// A [`Gate`] with its channels' values filled up to whole tiles.
+pub enum PaddedGate<'a> {
+    Open,
+    Output(&'a [f32]),
+    Input(PaddedAffine),
+}
+
+impl<'a> PaddedGate<'a> {
+    pub fn new(gate: Gate<'a>, tiling: Tiling) -> Self {
+        match gate {
+            Gate::Open => Self::Open,
+            Gate::Output(rectified) => Self::Output(rectified),
+            Gate::Input(affine) => Self::Input(PaddedAffine::new(affine, tiling)),
+        }
+    }
+
+    /// The gate of part of a block.
+    ///
+    /// # Safety
+    /// The block exists.
+    #[inline(always)]
+    pub unsafe fn load<V: Vector>(&self, block: usize, part: usize) -> TileGate<V> {
+        match self {
+            Self::Open => TileGate::Open,
+            Self::Output(rectified) => TileGate::Output(rectified.as_ptr()),
+            // SAFETY: passed on from the caller.
+            Self::Input(affine) => TileGate::Input(unsafe { affine.load(block, part) }),
+        }
+    }
+}
+
+/// A gate of some channels.
+#[derive(Clone, Copy)]
+pub enum TileGate<V> {
+    Open,
+    Output(*const f32),
+    Input([Pair<V>; 2]),
+}
+
+impl<V: Vector> TileGate<V> {
+    /// Part of a gradient, masked; `at` is its place, `y` what the batch norm read there.
+    ///
+    /// # Safety
+    /// The place lies inside what the gate holds.
+    #[inline(always)]
+    pub unsafe fn mask<const PLANES: usize>(self, g: Pair<V>, y: Pair<V>, at: usize) -> Pair<V> {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let gates = match self {
+                Self::Open => return g,
+                Self::Output(rectified) => load::<V, PLANES>(rectified.add(at)),
+                Self::Input([scale, shift]) => (y.0.mul_add(scale.0, shift.0), y.1.mul_add(scale.1, shift.1)),
+            };
+            (g.0.where_positive(gates.0), g.1.where_positive(gates.1))
+        }
     }
 }

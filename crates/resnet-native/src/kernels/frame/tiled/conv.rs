@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 
+use super::channels::{PaddedGate, PerChannel};
 use super::rows::Rows;
 use super::source::Values;
 use super::weights::chunk_len;
-use super::{SCRATCH, Tile, TileUnit, Vector, ZERO, load, padded, plane_products, store};
+use super::{Pair, SCRATCH, Tile, TileUnit, Vector, ZERO, load, padded, plane_products, store};
 use crate::geometry::{Gather, Term};
-use crate::kernels::{ConvBand, Moments};
+use crate::kernels::{ConvBand, Sums};
 use crate::layout::{HALF, TILE, Tiling, stored_tile};
 
 /// Tiles of prepared rows that should be kept at a time: they share the second-level cache with the weights.
@@ -39,7 +40,7 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
         rows: Rows::new(input, gather.from, kept, &mut scratch[..ring_len]),
         weights: band.weights,
         sums: [Tile::ZERO; 4],
-        moments: band.moments.map(|moments| BatchMoments::new(moments, written)),
+        measure: Measure::new(band.sums, written),
         accumulate: band.accumulate,
     };
     let mut prepared = 0;
@@ -55,13 +56,12 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
         prepared = prepared.max(read.end);
         // Block by block, so that the weights of one stay in the first-level cache from row to row.
         for block in 0..written.blocks {
+            let start = (first - band.rows.start) * row_len;
             // SAFETY: the rows are prepared and `output` holds the rows written.
-            unsafe { pass.block(block, rows.clone(), output) };
+            unsafe { pass.block(block, rows.clone(), output, start) };
         }
     }
-    if let Some(moments) = pass.moments.take() {
-        moments.finish();
-    }
+    pass.measure.finish();
     drop(pass);
     SCRATCH.set(scratch);
 }
@@ -92,17 +92,17 @@ struct Pass<'a, U, const PLANES: usize> {
     weights: &'a [f32],
     /// Sums of two columns, `[column][half]`.
     sums: [Tile; 4],
-    moments: Option<BatchMoments<'a>>,
+    measure: Measure<'a>,
     accumulate: bool,
 }
 
 impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
-    /// Computes a block of channels of some rows.
+    /// Computes a block of channels of some rows; `start` is the place of `output` in the band.
     ///
     /// # Safety
     /// What they read is prepared and `output` holds them.
     #[inline(always)]
-    unsafe fn block(&mut self, block: usize, rows: Range<usize>, output: &mut [f32]) {
+    unsafe fn block(&mut self, block: usize, rows: Range<usize>, output: &mut [f32], start: usize) {
         let (gather, written) = (self.gather, self.written);
         let chunks = if written.pixels == 2 { [0, 0] } else { [2 * block, 2 * block + 1] };
         let chunk_len = chunk_len(gather, PLANES);
@@ -123,22 +123,25 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                             let column = run.start + (first + which) * run.step;
                             let halves = written.halves(column);
                             let tile = (row * written.columns + column) * written.blocks + block;
-                            self.store(which, halves, output.as_mut_ptr().add(tile * stored_tile(PLANES)));
-                            let sums = self.halves(which);
-                            if let Some(moments) = &mut self.moments {
-                                moments.add::<U::Vector>(sums, chunks, halves);
+                            let at = tile * stored_tile(PLANES);
+                            let output = output.as_mut_ptr().add(at);
+                            match &self.measure.factors {
+                                Factors::Nothing => self.store(which, halves, output),
+                                Factors::Moments { .. } => {
+                                    self.store(which, halves, output);
+                                    self.measure.add::<U::Vector>(self.halves(which), chunks, halves);
+                                }
+                                Factors::Gradient { .. } => {
+                                    self.store_gradient(which, halves, output, (block, start + at));
+                                }
                             }
                         }
                     }
                 }
             }
-            if let Some(moments) = &mut self.moments {
-                moments.end_row(block);
-            }
+            self.measure.end_row(block);
         }
-        if let Some(moments) = &mut self.moments {
-            moments.flush(block);
-        }
+        self.measure.flush(block);
     }
 
     /// Sums up one column of tiles, or two.
@@ -200,6 +203,46 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             }
         }
     }
+
+    /// Masks the sums of a column by the rectifier, rounds them to its tile and sums them for a batch norm's gradient;
+    /// `at` is the tile's place in the band.
+    ///
+    /// # Safety
+    /// `output` is a tile of the block.
+    #[inline(always)]
+    unsafe fn store_gradient(&mut self, column: usize, halves: usize, output: *mut f32, (block, at): (usize, usize)) {
+        let [low, high] = self.halves(column);
+        let high = if halves == 2 { high } else { ZERO[0].as_ptr() };
+        let Measure { factors: Factors::Gradient { mean, gate, input }, block: totals, .. } = &mut self.measure else {
+            return;
+        };
+        for part in (0..HALF).step_by(U::Vector::LANES) {
+            // SAFETY: inside the tiles.
+            unsafe {
+                let mean: Pair<U::Vector> = mean.load(block, part);
+                let gate = gate.load(block, part);
+                let mut sums = [U::Vector::splat(0.0); 4];
+                for image in (part..TILE).step_by(HALF) {
+                    let mut g = (U::Vector::load(low.add(image)), U::Vector::load(high.add(image)));
+                    if self.accumulate {
+                        let before = load::<U::Vector, PLANES>(output.add(image));
+                        g = (g.0.add(before.0), g.1.add(before.1));
+                    }
+                    let y = load::<U::Vector, PLANES>(input.add(at + image));
+                    let g = gate.mask::<PLANES>(g, y, at + image);
+                    store::<U, PLANES>(g, output.add(image));
+                    sums[0] = sums[0].add(g.0);
+                    sums[1] = g.0.mul_add(y.0.sub(mean.0), sums[1]);
+                    sums[2] = sums[2].add(g.1);
+                    sums[3] = g.1.mul_add(y.1.sub(mean.1), sums[3]);
+                }
+                for which in 0..4 {
+                    let total = totals.0.as_mut_ptr().add(which * HALF + part);
+                    U::Vector::load(total).add(sums[which]).store(total);
+                }
+            }
+        }
+    }
 }
 
 /// Adds the products of up to two columns' tiles and the weights for up to two halves of what is written.
@@ -255,35 +298,61 @@ fn tile_at<const PLANES: usize>(row: *const f32, column: isize, tiling: Tiling) 
     }
 }
 
-/// The moments of a band's output, added up block by block.
-struct BatchMoments<'a> {
-    moments: Moments<'a>,
+/// [`Sums`] over a band's output, added up block by block.
+struct Measure<'a> {
+    sums: Sums<'a>,
+    factors: Factors<'a>,
     tiling: Tiling,
-    pivot: Vec<f32>,
     /// Of the current block.
-    sums: BlockSums,
-    /// `[block][half][of y - pivot, of its square][channel]`.
+    block: BlockSums,
+    /// `[block][half][2][channel]`.
     totals: Vec<f64>,
     /// Tiles since the sums moved on.
     tiles: usize,
 }
 
-impl<'a> BatchMoments<'a> {
-    fn new(moments: Moments<'a>, tiling: Tiling) -> Self {
-        let totals = vec![0.0; 4 * HALF * tiling.blocks];
-        Self { pivot: padded(moments.pivot), moments, tiling, sums: BlockSums([0.0; 4 * HALF]), totals, tiles: 0 }
+/// What is summed.
+enum Factors<'a> {
+    Nothing,
+    /// `y - pivot` and its square, over some images.
+    Moments {
+        pivot: Vec<f32>,
+        images: usize,
+    },
+    /// `g`, masked, and `g * (input - mean)`.
+    Gradient {
+        mean: PerChannel,
+        gate: PaddedGate<'a>,
+        input: *const f32,
+    },
+}
+
+impl<'a> Measure<'a> {
+    fn new(sums: Sums<'a>, tiling: Tiling) -> Self {
+        let factors = match &sums {
+            Sums::None => Factors::Nothing,
+            Sums::Moments(moments) => Factors::Moments { pivot: padded(moments.pivot), images: moments.images },
+            Sums::Gradient(reduction) => Factors::Gradient {
+                mean: PerChannel::new(reduction.mean, tiling),
+                gate: PaddedGate::new(reduction.gate, tiling),
+                input: reduction.input.as_ptr(),
+            },
+        };
+        let totals = if let Factors::Nothing = factors { 0 } else { 4 * HALF * tiling.blocks };
+        Self { sums, factors, tiling, block: BlockSums([0.0; 4 * HALF]), totals: vec![0.0; totals], tiles: 0 }
     }
 
-    /// Adds a tile of the current block's chunks.
+    /// Adds the moments of a tile of the current block's chunks.
     ///
     /// # Safety
     /// `values` are tiles of floats.
     #[inline(always)]
     unsafe fn add<V: Vector>(&mut self, values: [*const f32; 2], chunks: [usize; 2], halves: usize) {
+        let Factors::Moments { pivot, images } = &self.factors else { return };
         for (half, chunk) in chunks.into_iter().enumerate().take(halves) {
-            let pivot = self.pivot[chunk * HALF..].as_ptr();
+            let pivot = pivot[chunk * HALF..].as_ptr();
             // SAFETY: passed on from the caller; the pivots are filled up to whole chunks.
-            unsafe { self.sums.add::<V>(half, values[half], pivot, self.moments.images) };
+            unsafe { self.block.add::<V>(half, values[half], pivot, *images) };
         }
     }
 
@@ -297,31 +366,32 @@ impl<'a> BatchMoments<'a> {
     /// Moves the sums on to double precision.
     fn flush(&mut self, block: usize) {
         self.tiles = 0;
-        let totals = &mut self.totals[block * 4 * HALF..][..4 * HALF];
-        for (sum, total) in self.sums.0.iter_mut().zip(totals) {
+        let totals = self.totals.chunks_exact_mut(4 * HALF).nth(block).unwrap_or_default();
+        for (sum, total) in self.block.0.iter_mut().zip(totals) {
             *total += f64::from(std::mem::take(sum));
         }
     }
 
-    /// Gives the sums out as `[channel][sum, square]`; both halves belong to the same channels where a tile
+    /// Gives the sums out as `[channel][2]`; both halves belong to the same channels where a tile
     /// holds two pixels.
-    fn finish(self) {
+    fn finish(&mut self) {
         let of = |chunk: usize, which: usize, lane: usize| self.totals[(chunk * 2 + which) * HALF + lane];
-        for (channel, sums) in self.moments.sums.chunks_exact_mut(2).enumerate() {
+        for (channel, sums) in self.sums.totals().chunks_exact_mut(2).enumerate() {
             let (chunk, lane) = (channel / HALF, channel % HALF);
             for (which, sum) in sums.iter_mut().enumerate() {
                 *sum = of(chunk, which, lane) + if self.tiling.pixels == 2 { of(chunk + 1, which, lane) } else { 0.0 };
             }
         }
+        self.sums.finish();
     }
 }
 
-/// Sums over images and pixels of a block's channels: `[half][of y - pivot, of its square][channel]`.
+/// Sums over images and pixels of a block's channels: `[half][2][channel]`.
 #[repr(align(64))]
 struct BlockSums([f32; 4 * HALF]);
 
 impl BlockSums {
-    /// Adds half a tile's images, four at a time: a single sum would wait for itself.
+    /// Adds the moments of half a tile's images, four at a time: a single sum would wait for itself.
     ///
     /// # Safety
     /// `values` is a tile of floats and `pivot` one value a channel.

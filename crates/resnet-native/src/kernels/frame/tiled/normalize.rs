@@ -1,8 +1,8 @@
 //! Batch norm's passes over tiles, with the shortcut and the rectifier taken along.
 
-use super::channels::{PaddedAffine, PerChannel, masked};
+use super::channels::{PaddedGate, PerChannel, TileGate};
 use super::{Pair, TileUnit, Vector, load, store};
-use crate::kernels::{Gate, Normalize, NormalizeReduce};
+use crate::kernels::{Normalize, NormalizeReduce, Reduction};
 use crate::layout::{HALF, TILE, Tiling, stored_tile};
 
 /// `output = relu(scale * input + shift + residual)`.
@@ -54,79 +54,57 @@ const TILES_PER_FLUSH: usize = 16;
 #[inline(always)]
 pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: NormalizeReduce<'_>) {
     let tiling = Tiling::new(band.shape);
-    let (mean, inv_std) = (PerChannel::new(band.mean, tiling), PerChannel::new(band.inv_std, tiling));
-    let tiles = Tiles { input: band.input.as_ptr(), gate: band.gate, gradient: band.gradient.as_mut_ptr() };
-    let affine = if let Gate::Input(affine) = band.gate { Some(PaddedAffine::new(affine, tiling)) } else { None };
-    let columns = band.input.len() / stored_tile(PLANES) / tiling.blocks;
-    band.sums.fill(0.0);
+    let Reduction { gate, input, mean, inv_std, sums: totals } = band.reduction;
+    let (mean, inv_std) = (PerChannel::new(mean, tiling), PerChannel::new(inv_std, tiling));
+    let (gate, gradient) = (PaddedGate::new(gate, tiling), band.gradient.as_mut_ptr());
+    let columns = input.len() / stored_tile(PLANES) / tiling.blocks;
+    totals.fill(0.0);
     for first in (0..columns).step_by(TILES_PER_FLUSH) {
         for block in 0..tiling.blocks {
             for part in (0..HALF).step_by(U::Vector::LANES) {
                 // SAFETY: tiles lie inside all slices, which are of one length.
                 let sums = unsafe {
                     let values = [mean.load(block, part), inv_std.load(block, part)];
-                    #[expect(
-                        clippy::manual_map,
-                        reason = "a closure would be compiled without the vector's instructions"
-                    )]
-                    let affine: Option<[Pair<U::Vector>; 2]> = match &affine {
-                        Some(affine) => Some(affine.load(block, part)),
-                        None => None,
-                    };
+                    let gate = gate.load(block, part);
                     let mut sums = [[U::Vector::splat(0.0); 2]; 2];
                     for column in first..columns.min(first + TILES_PER_FLUSH) {
                         let tile = (column * tiling.blocks + block) * stored_tile(PLANES);
-                        tiles.reduce::<U, PLANES>(tile + part, values, affine, &mut sums);
+                        reduce::<U, PLANES>((gradient, input.as_ptr()), tile + part, values, gate, &mut sums);
                     }
                     sums
                 };
                 for (half, sums) in sums.iter().enumerate() {
                     let channel = block * 2 * HALF + if tiling.pixels == 2 { 0 } else { half * HALF } + part;
                     // SAFETY: passed on from the caller.
-                    unsafe { move_on(sums, band.sums, channel) };
+                    unsafe { move_on(sums, totals, channel) };
                 }
             }
         }
     }
 }
 
-/// What the reduction reads and masks.
-struct Tiles<'a> {
-    input: *const f32,
-    gate: Gate<'a>,
-    gradient: *mut f32,
-}
-
-impl Tiles<'_> {
-    /// Adds one tile to `[half][of g, of g * normalised]`.
-    ///
-    /// # Safety
-    /// `at` is the place of a tile's part in all slices.
-    #[inline(always)]
-    unsafe fn reduce<U: TileUnit, const PLANES: usize>(
-        &self,
-        at: usize,
-        [mean, inv_std]: [Pair<U::Vector>; 2],
-        affine: Option<[Pair<U::Vector>; 2]>,
-        sums: &mut [[U::Vector; 2]; 2],
-    ) {
-        for at in (at..at + TILE).step_by(HALF) {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                let (mut low, mut high) = load::<U::Vector, PLANES>(self.gradient.add(at));
-                let y = load::<U::Vector, PLANES>(self.input.add(at));
-                if let Gate::Output(rectified) = self.gate {
-                    let gates = load::<U::Vector, PLANES>(rectified.as_ptr().add(at));
-                    (low, high) = (low.where_positive(gates.0), high.where_positive(gates.1));
-                    store::<U, PLANES>((low, high), self.gradient.add(at));
-                } else if let Some(affine) = affine {
-                    (low, high) = masked((low, high), affine, y);
-                }
-                sums[0][0] = sums[0][0].add(low);
-                sums[0][1] = low.mul_add(y.0.sub(mean.0).mul(inv_std.0), sums[0][1]);
-                sums[1][0] = sums[1][0].add(high);
-                sums[1][1] = high.mul_add(y.1.sub(mean.1).mul(inv_std.1), sums[1][1]);
-            }
+/// Masks part of a tile and adds it to `[half][of g, of g * normalised]`.
+///
+/// # Safety
+/// `at` is the place of a tile's part in all tensors.
+#[inline(always)]
+unsafe fn reduce<U: TileUnit, const PLANES: usize>(
+    (gradient, input): (*mut f32, *const f32),
+    at: usize,
+    [mean, inv_std]: [Pair<U::Vector>; 2],
+    gate: TileGate<U::Vector>,
+    sums: &mut [[U::Vector; 2]; 2],
+) {
+    for at in (at..at + TILE).step_by(HALF) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let y = load::<U::Vector, PLANES>(input.add(at));
+            let (low, high) = gate.mask::<PLANES>(load::<U::Vector, PLANES>(gradient.add(at)), y, at);
+            store::<U, PLANES>((low, high), gradient.add(at));
+            sums[0][0] = sums[0][0].add(low);
+            sums[0][1] = low.mul_add(y.0.sub(mean.0).mul(inv_std.0), sums[0][1]);
+            sums[1][0] = sums[1][0].add(high);
+            sums[1][1] = high.mul_add(y.1.sub(mean.1).mul(inv_std.1), sums[1][1]);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The values that a convolution reads, tile by tile: as they are stored, or worked out on load.
 
-use super::channels::{PaddedAffine, PerChannel, masked};
+use super::channels::{PaddedAffine, PerChannel};
 use super::{Pair, Vector, load};
 use crate::graph::Shape;
 use crate::kernels::Source;
@@ -20,7 +20,7 @@ pub struct Values<'a> {
 enum Arithmetic {
     Nothing,
     Normalize(PaddedAffine),
-    NormGradient { gate: Option<PaddedAffine>, factors: [PerChannel; 3] },
+    NormGradient([PerChannel; 3]),
 }
 
 /// Part of a row's tile: 16 images of some channels.
@@ -55,10 +55,8 @@ impl<'a> Values<'a> {
                 let arithmetic = Arithmetic::Normalize(PaddedAffine::new(affine, tiling));
                 Self { tiling, images, first: input, second: input, arithmetic }
             }
-            Source::NormGradient { gradient, gate, input, factors, images } => {
-                let gate = gate.map(|affine| PaddedAffine::new(affine, tiling));
-                let factors = factors.map(|values| PerChannel::new(values, tiling));
-                let arithmetic = Arithmetic::NormGradient { gate, factors };
+            Source::NormGradient { gradient, input, factors, images } => {
+                let arithmetic = Arithmetic::NormGradient(factors.map(|values| PerChannel::new(values, tiling)));
                 Self { tiling, images, first: gradient, second: input, arithmetic }
             }
         }
@@ -87,12 +85,9 @@ impl<'a> Values<'a> {
             match &self.arithmetic {
                 Arithmetic::Nothing => visitor.visit(at, AsStored),
                 Arithmetic::Normalize(affine) => visitor.visit(at, Normalize(affine.load(block, channel))),
-                Arithmetic::NormGradient { gate, factors: [a, b, c] } => {
+                Arithmetic::NormGradient([a, b, c]) => {
                     let factors = [a.load(block, channel), b.load(block, channel), c.load(block, channel)];
-                    match gate {
-                        Some(gate) => visitor.visit(at, GatedGradient(gate.load(block, channel), factors)),
-                        None => visitor.visit(at, Gradient(factors)),
-                    }
+                    visitor.visit(at, Gradient(factors));
                 }
             }
         }
@@ -119,10 +114,6 @@ struct Normalize<V>([Pair<V>; 2]);
 #[derive(Clone, Copy)]
 struct Gradient<V>([Pair<V>; 3]);
 
-/// Scale and shift of what the rectifier saw, and [`Gradient`].
-#[derive(Clone, Copy)]
-struct GatedGradient<V>([Pair<V>; 2], [Pair<V>; 3]);
-
 impl<V: Vector> Steps<V> for AsStored {
     #[inline(always)]
     unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32) -> Pair<V> {
@@ -146,28 +137,11 @@ impl<V: Vector> Steps<V> for Normalize<V> {
 impl<V: Vector> Steps<V> for Gradient<V> {
     #[inline(always)]
     unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32) -> Pair<V> {
-        // SAFETY: passed on from the caller.
-        unsafe { gradient(load::<V, PLANES>(first), load::<V, PLANES>(second), self.0) }
-    }
-}
-
-impl<V: Vector> Steps<V> for GatedGradient<V> {
-    #[inline(always)]
-    unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32) -> Pair<V> {
+        let Self([a, b, c]) = *self;
         // SAFETY: passed on from the caller.
         unsafe {
-            let y = load::<V, PLANES>(second);
-            gradient(masked(load::<V, PLANES>(first), self.0, y), y, self.1)
+            let (g, y) = (load::<V, PLANES>(first), load::<V, PLANES>(second));
+            (g.0.mul_add(a.0, y.0.mul_add(b.0, c.0)), g.1.mul_add(a.1, y.1.mul_add(b.1, c.1)))
         }
     }
-}
-
-/// `a g + b y + c`.
-///
-/// # Safety
-/// The machine has the vector's instructions.
-#[inline(always)]
-unsafe fn gradient<V: Vector>(g: Pair<V>, y: Pair<V>, [a, b, c]: [Pair<V>; 3]) -> Pair<V> {
-    // SAFETY: passed on from the caller.
-    unsafe { (g.0.mul_add(a.0, y.0.mul_add(b.0, c.0)), g.1.mul_add(a.1, y.1.mul_add(b.1, c.1))) }
 }

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use super::super::Vector;
+use super::super::conv::Measured;
 use super::super::rows::Rows;
 use super::super::scratch::Scratch;
 use super::transform::{self, Input, Transform};
 use super::{KERNEL, POINTS, Row, TILE, WINDOW};
 use crate::geometry::{Direction, Gather, Tap};
-use crate::kernels::{ConvBand, Source};
+use crate::kernels::{ConvBand, Source, Sums};
 use crate::layout::{GROUP, lane_mask};
 
 /// Computes a band.
@@ -20,12 +21,9 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
     let gather = band.gather;
     let mut inputs = Inputs::new(gather);
     let mut sums = Scratch::take(POINTS * gather.to.channels.next_multiple_of(K) * P * GROUP);
-    let mut writer = Writer::new(band.output, gather, band.accumulate);
-    let mut moments = band.moments;
-    if let Some(moments) = &mut moments {
-        moments.sums.fill(0.0);
-        writer.measure(moments.pivot, moments.images);
-    }
+    let mut totals = band.sums;
+    totals.totals().fill(0.0);
+    let mut writer = Writer::new(band.output, gather, band.accumulate, &totals);
     let tiles = gather.to.width.div_ceil(TILE);
     let read = gather.rows_read(band.rows.clone());
     let mut prepared = read.start;
@@ -53,11 +51,10 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
                 }
                 writer.write::<V, K>(sums, index, first..(first + P).min(tiles));
             }
-            if let Some(moments) = &mut moments {
-                writer.flush_sums::<V>(moments.sums);
-            }
+            writer.flush_sums::<V>(totals.totals());
         }
     }
+    totals.finish();
 }
 
 /// Rows read, at the points: `[kernel row][point][tile][channel][16 images]`, after zeros in place of a pixel. A row takes the
@@ -208,27 +205,24 @@ struct Writer<'a> {
     channels: usize,
     width: usize,
     accumulate: bool,
-    moments: Option<RowMoments<'a>>,
-}
-
-/// Moments over a row.
-struct RowMoments<'a> {
-    pivot: &'a [f32],
+    measured: Measured<'a>,
+    /// One value a channel, where something is measured.
+    pivot: Vec<f32>,
     mask: [f32; GROUP],
-    /// `[channel][sum of y - pivot, sum of its square][16 images]`.
+    /// Sums over a row, `[channel][2][16 images]`.
     sums: Scratch,
 }
 
 impl<'a> Writer<'a> {
-    fn new(output: &'a mut [f32], gather: &Gather, accumulate: bool) -> Self {
-        Self { output, channels: gather.to.channels, width: gather.to.width, accumulate, moments: None }
-    }
-
-    /// Takes moments of what is written.
-    fn measure(&mut self, pivot: &'a [f32], images: usize) {
-        let mut sums = Scratch::take(2 * self.channels * GROUP);
+    fn new(output: &'a mut [f32], gather: &Gather, accumulate: bool, totals: &Sums<'a>) -> Self {
+        let (channels, width) = (gather.to.channels, gather.to.width);
+        let images = if let Sums::Moments(moments) = totals { moments.images } else { GROUP };
+        let mut pivot = totals.pivot().to_vec();
+        pivot.resize(channels, 0.0);
+        let mut sums = Scratch::take(2 * channels * GROUP);
         sums.all().fill(0.0);
-        self.moments = Some(RowMoments { pivot, mask: lane_mask(images), sums });
+        let (measured, mask) = (Measured::of(totals), lane_mask(images));
+        Self { output, channels, width, accumulate, measured, pivot, mask, sums }
     }
 
     /// Writes some tiles of a row.
@@ -239,20 +233,17 @@ impl<'a> Writer<'a> {
     unsafe fn write<V: Vector, const K: usize>(&mut self, sums: &[f32], row: usize, tiles: Range<usize>) {
         let point_len = self.channels.next_multiple_of(K) * tiles.len() * GROUP;
         let first = (row * self.width + tiles.start * TILE) * self.channels * GROUP;
-        let pixels = self.width - tiles.start * TILE;
+        let pixels = (self.width - tiles.start * TILE).min(tiles.len() * TILE);
         for channel in 0..self.channels {
             for part in (0..GROUP).step_by(V::LANES) {
                 let from = sums.as_ptr().wrapping_add(channel * tiles.len() * GROUP + part);
                 // SAFETY: pixels that lie inside the row are written.
-                unsafe {
-                    let to = self.output.as_mut_ptr().add(first + channel * GROUP + part);
-                    self.write_channel::<V>(from, point_len, to, pixels.min(tiles.len() * TILE), channel, part);
-                }
+                unsafe { self.write_channel::<V>(from, point_len, first, pixels, channel, part) };
             }
         }
     }
 
-    /// Writes the pixels of some tiles, of one channel.
+    /// Writes the pixels of some tiles, of one channel; `first` is the place of the first pixel.
     ///
     /// # Safety
     /// As for [`write`](Self::write).
@@ -261,55 +252,45 @@ impl<'a> Writer<'a> {
         &mut self,
         from: *const f32,
         point_len: usize,
-        to: *mut f32,
+        first: usize,
         pixels: usize,
         channel: usize,
         part: usize,
     ) {
-        let pixel = self.channels * GROUP;
+        let output = self.output.as_mut_ptr();
+        let first = first + channel * GROUP + part;
         // SAFETY: passed on from the caller.
         unsafe {
-            let mut taken = [V::splat(0.0); 2];
-            let (mut pivot, mut mask) = (V::splat(0.0), V::splat(0.0));
-            if let Some(moments) = &self.moments {
-                pivot = V::splat(moments.pivot[channel]);
-                mask = V::load(moments.mask.as_ptr().add(part));
-            }
-            for first in (0..pixels).step_by(TILE) {
+            let factors = [V::splat(self.pivot[channel]), V::load(self.mask.as_ptr().add(part))];
+            let place = self.sums.all().as_mut_ptr().add(2 * channel * GROUP + part);
+            let mut sums = [V::load(place), V::load(place.add(GROUP))];
+            for tile in (0..pixels).step_by(TILE) {
                 let mut m = [V::splat(0.0); POINTS];
                 for point in 0..POINTS {
-                    m[point] = V::load(from.add(point * point_len + first / TILE * GROUP));
+                    m[point] = V::load(from.add(point * point_len + tile / TILE * GROUP));
                 }
                 let y = transform::output(m);
                 for j in 0..TILE {
-                    if first + j >= pixels {
+                    if tile + j >= pixels {
                         break;
                     }
-                    let to = to.add((first + j) * pixel);
-                    let value = if self.accumulate { y[j].add(V::load(to)) } else { y[j] };
-                    value.store(to);
-                    let centred = value.sub(pivot).mul(mask);
-                    taken = [taken[0].add(centred), centred.mul_add(centred, taken[1])];
+                    let at = first + (tile + j) * self.channels * GROUP;
+                    let value = if self.accumulate { y[j].add(V::load(output.add(at))) } else { y[j] };
+                    self.measured.write(value, (output, at), channel, factors, &mut sums);
                 }
             }
-            if let Some(moments) = &mut self.moments {
-                let sums = moments.sums.all().as_mut_ptr().add(2 * channel * GROUP + part);
-                for (index, taken) in taken.iter().enumerate() {
-                    let sum = sums.add(index * GROUP);
-                    V::load(sum).add(*taken).store(sum);
-                }
-            }
+            sums[0].store(place);
+            sums[1].store(place.add(GROUP));
         }
     }
 
-    /// Moves the moments of a row on to double precision.
+    /// Moves the sums of a row on to double precision.
     ///
     /// # Safety
     /// The machine has the vector's instructions.
     #[inline(always)]
     unsafe fn flush_sums<V: Vector>(&mut self, totals: &mut [f64]) {
-        let Some(moments) = &mut self.moments else { return };
-        for (lanes, total) in moments.sums.all().chunks_exact_mut(GROUP).zip(totals) {
+        for (lanes, total) in self.sums.all().chunks_exact_mut(GROUP).zip(totals) {
             for part in (0..GROUP).step_by(V::LANES) {
                 // SAFETY: passed on from the caller.
                 unsafe { *total += f64::from(V::load(lanes.as_ptr().add(part)).sum()) };
