@@ -124,8 +124,8 @@ impl Executor {
             self.on_shards(weights, None, |shard, pass| shard.backward(pass, stretch.clone()));
             for step in stretch {
                 let (_, step) = self.plan.backward[step];
-                if let Backward::Conv { conv, .. } = step {
-                    self.finish_weights(weights, conv, gradients);
+                if let Backward::Conv(step) = step {
+                    self.finish_weights(weights, step.conv, gradients);
                 }
                 if let Some(norm) = step.reduced_norm() {
                     self.finish_norm(weights, norm, gradients);
@@ -222,7 +222,7 @@ fn backward_stretches(plan: &Plan) -> Vec<Range<usize>> {
     let mut stretches = Vec::new();
     let (mut first, mut has_conv) = (0, false);
     for (index, (_, step)) in plan.backward.iter().enumerate() {
-        let is_conv = matches!(step, Backward::Conv { .. });
+        let is_conv = matches!(step, Backward::Conv(_));
         if is_conv && has_conv {
             stretches.push(first..index);
             (first, has_conv) = (index, false);

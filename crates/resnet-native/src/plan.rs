@@ -53,14 +53,27 @@ impl<T: Copy> Read<T> {
 /// One step of the backward pass.
 #[derive(Clone, Copy, Debug)]
 pub enum Backward {
-    /// Gradient of a convolution by its weights and, unless it reads the images, by its input.
-    Conv { conv: usize, input: Read<Buffer>, output_gradient: Read<Buffer>, input_gradient: Option<InputGradient> },
+    /// Gradients of a convolution.
+    Conv(ConvGradients),
     /// Gradient of a batch norm, up to what is worked out on load, where no convolution gave the `gradient` of its output.
     Norm { reduce: Reduce<Buffer>, gradient: Buffer },
     /// Gradient of an option A shortcut.
     Pad { stride: usize, input: NodeId, output: NodeId, output_gradient: Buffer, input_gradient: Buffer },
     /// Gradient of the average pooling.
     Pool { input: NodeId, output_gradient: Buffer, input_gradient: Buffer },
+}
+
+/// Gradient of a convolution by its weights and, unless it reads the images, by its input.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvGradients {
+    /// Index into [`Program::convs`].
+    pub conv: usize,
+    /// What it read.
+    pub input: Read<Buffer>,
+    /// The gradient of what it gave.
+    pub output_gradient: Read<Buffer>,
+    /// Where the gradient by what it read goes.
+    pub input_gradient: Option<InputGradient>,
 }
 
 /// What becomes of the gradient of a batch norm's output: it is masked by the rectifier, which makes it that of the residual,
@@ -113,11 +126,18 @@ pub struct InputGradient {
     pub reduce: Option<Reduce<Buffer>>,
 }
 
+impl ConvGradients {
+    /// What becomes of the gradient by the input, where a batch norm gave that and this completes it.
+    pub fn reduce(&self) -> Option<Reduce<Buffer>> {
+        self.input_gradient.and_then(|gradient| gradient.reduce)
+    }
+}
+
 impl Backward {
     /// The batch norm whose sums this step takes.
     pub fn reduced_norm(&self) -> Option<usize> {
         match self {
-            Self::Conv { input_gradient, .. } => input_gradient.and_then(|gradient| gradient.reduce),
+            Self::Conv(step) => step.reduce(),
             Self::Norm { reduce, .. } => Some(*reduce),
             Self::Pad { .. } | Self::Pool { .. } => None,
         }
@@ -335,7 +355,7 @@ enum Draft {
 impl Draft {
     fn finish(&self, buffers: &[Buffer]) -> Backward {
         match *self {
-            Self::Conv { conv, input, output_gradient, input_gradient, reduce } => Backward::Conv {
+            Self::Conv { conv, input, output_gradient, input_gradient, reduce } => Backward::Conv(ConvGradients {
                 conv,
                 input: input.map(|id| buffers[id]),
                 output_gradient: output_gradient.map(|id| buffers[id]),
@@ -344,7 +364,7 @@ impl Draft {
                     accumulate,
                     reduce: reduce.map(|reduce| reduce.map(|id| buffers[id])),
                 }),
-            },
+            }),
             Self::Norm { reduce, gradient } => {
                 Backward::Norm { reduce: reduce.map(|id| buffers[id]), gradient: buffers[gradient] }
             }

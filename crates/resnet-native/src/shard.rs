@@ -7,6 +7,7 @@
 //! on the batch alone, never on the number of threads, and with it so does the order of every sum.
 
 use std::ops::Range;
+use std::slice::ChunksMut;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::vec;
@@ -18,7 +19,7 @@ use crate::kernels::{
     Reduction, Source, Sums,
 };
 use crate::layout::{GROUP, Layout, band_rows, groups, images_in_group};
-use crate::plan::{Backward, Forward, Plan, Read, Rectifier, Reduce};
+use crate::plan::{Backward, ConvGradients, Forward, Plan, Read, Rectifier, Reduce};
 use crate::profile::{StepTime, Work};
 use crate::program::{ConvLayer, Layer, Program};
 use crate::statistics::NormValues;
@@ -216,10 +217,10 @@ impl Shard {
     /// Runs some backward steps.
     pub fn backward(&mut self, pass: Pass<'_>, steps: Range<usize>) {
         self.sums.clear();
-        let is_conv = |step: &(NodeId, Backward)| matches!(step.1, Backward::Conv { .. });
+        let is_conv = |step: &(NodeId, Backward)| matches!(step.1, Backward::Conv(_));
         for steps in pass.plan.backward[steps].chunk_by(|a, b| !is_conv(a) && !is_conv(b)) {
-            if is_conv(&steps[0]) {
-                self.conv_backward(pass, steps[0]);
+            if let (node, Backward::Conv(step)) = steps[0] {
+                self.conv_backward(pass, node, step);
             } else {
                 for group in 0..groups(self.images) {
                     steps.iter().for_each(|&step| self.backward_step(pass, step, group));
@@ -260,7 +261,7 @@ impl Shard {
         let start = Instant::now();
         let (program, body) = (pass.weights.program, pass.weights.body());
         match step {
-            Backward::Conv { .. } => unreachable!("convolutions take all groups at once"),
+            Backward::Conv(_) => unreachable!("convolutions take all groups at once"),
             Backward::Norm { reduce, gradient } => self.normalize_reduce(pass, reduce, gradient, group),
             Backward::Pad { stride, input, output, output_gradient, input_gradient } => {
                 let (narrow, wide) = (program.shapes[input], program.shapes[output]);
@@ -353,51 +354,28 @@ impl Shard {
 
     /// Gradients of a convolution by its weights and by its input, band by band: what both read is then still in
     /// the cache for the second.
-    fn conv_backward(&mut self, pass: Pass<'_>, (node, step): (NodeId, Backward)) {
-        let Backward::Conv { conv, input, output_gradient, input_gradient: target } = step else { return };
-        let layer = &pass.weights.program.convs[conv];
+    fn conv_backward(&mut self, pass: Pass<'_>, node: NodeId, step: ConvGradients) {
+        let layer = &pass.weights.program.convs[step.conv];
         let (conv, layout) = (&layer.conv, layer.layout);
         let len = pass.weights.kernels.of(layout).gradient_len(conv);
         let (rows, parts) = weight_bands(layer, len, pass.images);
-        let bands = conv.output().height / rows;
-        self.new_partials(len * bands * groups(self.images).div_ceil(layout.weight_groups()));
-        self.bias_gradient.clear();
-        let band_len = conv.input().height.div_ceil(bands) * layout.row_len(conv.input());
-        let nowhere = Buffer { offset: 0, len: 0 };
-        let reduce = target.and_then(|target| target.reduce);
-        let sums_len = if reduce.is_some() { 2 * conv.inputs } else { 0 };
-        let first_sum = self.new_sums(groups(self.images) * bands * sums_len);
+        let (groups, bands) = (groups(self.images), conv.output().height / rows);
+        self.new_partials(len * bands * groups.div_ceil(layout.weight_groups()));
+        self.add_up_bias(step.output_gradient, layer);
+        let sums_len = if step.reduce().is_some() { 2 * conv.inputs } else { 0 };
+        let first_sum = self.new_sums(groups * bands * sums_len);
         let mut sums = self.sums[first_sum..].chunks_mut(sums_len.max(1));
-        let mut all = Vec::new();
-        for (index, arena) in self.arenas[..groups(self.images)].iter_mut().enumerate() {
-            let ([i, j], [g, h]) = (input.places(), output_gradient.places());
-            let [y, sum] = reduce.map_or([nowhere; 2], Reduce::places);
-            let target = target.map_or(nowhere, |target| target.buffer);
-            let ([i, j, g, h, y, sum], [written]) = arena.borrow([i, j, g, h, y, sum], [target]);
-            if layer.bias.is_some() {
-                self.bias_gradient.resize(conv.outputs, 0.0);
-                add_bias_gradient(g, &mut self.bias_gradient);
-            }
-            let images = images_in_group(self.images, index);
-            let input = pass.source(input, [i, j], images);
-            let output_gradient = pass.source(output_gradient, [g, h], images);
-            let bands = written.chunks_mut(band_len).enumerate().map(|(band, output)| {
-                let places = [y, sum].map(|tensor| tensor.chunks(band_len).nth(band).unwrap_or_default());
-                let sums = reduce.zip(sums.next()).map(|(reduce, sums)| pass.reduction(reduce, places, sums));
-                ConvOutput { output, sums: sums.map_or(Sums::None, Sums::Gradient) }
-            });
-            all.push(ConvGroup { input, output_gradient, bands: bands.collect::<Vec<_>>().into_iter() });
-        }
-        let work = ConvBackward {
-            layer,
-            pass,
-            rows,
-            part: conv.outputs / parts,
-            accumulate: target.is_some_and(|to| to.accumulate),
-        };
+        let band_len = conv.input().height.div_ceil(bands) * layout.row_len(conv.input());
+        let arenas = self.arenas[..groups].iter_mut().enumerate();
+        let mut groups: Vec<_> = arenas
+            .map(|(index, arena)| {
+                let images = images_in_group(self.images, index);
+                ConvGroup::new(pass, step, arena, images, band_len, &mut sums)
+            })
+            .collect();
         let mut jobs = Vec::new();
         let mut partials = self.partials.all()[..self.partial_len].chunks_mut(len / parts);
-        for set in all.chunks_mut(layout.weight_groups()) {
+        for set in groups.chunks_mut(layout.weight_groups()) {
             for (band, part) in (0..bands).flat_map(|band| (0..parts).map(move |part| (band, part))) {
                 let inputs = set.iter().map(|group| group.input).collect();
                 let output_gradients: Vec<_> = set.iter().map(|group| group.output_gradient).collect();
@@ -407,12 +385,29 @@ impl Shard {
                 jobs.push(ConvJob { band, part, inputs, output_gradients, gradient, written });
             }
         }
+        let accumulate = step.input_gradient.is_some_and(|gradient| gradient.accumulate);
+        let work = ConvBackward { layer, pass, rows, part: conv.outputs / parts, accumulate };
         let times = [const { AtomicU64::new(0) }; 2];
         pass.weights.team.for_each(jobs.into_iter(), |job| work.run(job, &times));
         let [weights, input] = times.map(|time| Duration::from_nanos(time.into_inner()));
         self.note(Work::BackwardWeights, Some(node), weights);
-        if target.is_some() {
+        if step.input_gradient.is_some() {
             self.note(Work::Backward, Some(node), input);
+        }
+    }
+
+    /// Sums the gradient of a layer's output for its bias, where it has one.
+    fn add_up_bias(&mut self, output_gradient: Read<Buffer>, layer: &ConvLayer) {
+        self.bias_gradient.clear();
+        if layer.bias.is_none() {
+            return;
+        }
+        self.bias_gradient.resize(layer.conv.outputs, 0.0);
+        let [gradient, _] = output_gradient.places();
+        for arena in &self.arenas[..groups(self.images)] {
+            for (total, lanes) in self.bias_gradient.iter_mut().zip(arena.read(gradient).chunks_exact(GROUP)) {
+                *total += lanes.iter().sum::<f32>();
+            }
         }
     }
 
@@ -431,6 +426,33 @@ struct ConvGroup<'a> {
     output_gradient: Source<'a>,
     /// Of the gradient by the input.
     bands: vec::IntoIter<ConvOutput<'a>>,
+}
+
+impl<'a> ConvGroup<'a> {
+    /// From the group's arena, with the gradient by the input in bands of `band_len`, each with the next of the `sums` where
+    /// a batch norm wants them.
+    fn new<'s: 'a>(
+        pass: Pass<'a>,
+        step: ConvGradients,
+        arena: &'a mut Arena,
+        images: usize,
+        band_len: usize,
+        sums: &mut ChunksMut<'s, f64>,
+    ) -> Self {
+        let nowhere = Buffer { offset: 0, len: 0 };
+        let ([i, j], [g, h]) = (step.input.places(), step.output_gradient.places());
+        let [y, sum] = step.reduce().map_or([nowhere; 2], Reduce::places);
+        let target = step.input_gradient.map_or(nowhere, |gradient| gradient.buffer);
+        let ([i, j, g, h, y, sum], [written]) = arena.borrow([i, j, g, h, y, sum], [target]);
+        let bands = written.chunks_mut(band_len).enumerate().map(|(band, output)| {
+            let places = [y, sum].map(|tensor| tensor.chunks(band_len).nth(band).unwrap_or_default());
+            let reduction = step.reduce().zip(sums.next()).map(|(reduce, sums)| pass.reduction(reduce, places, sums));
+            ConvOutput { output, sums: reduction.map_or(Sums::None, Sums::Gradient) }
+        });
+        let bands = bands.collect::<Vec<_>>().into_iter();
+        let input = pass.source(step.input, [i, j], images);
+        Self { input, output_gradient: pass.source(step.output_gradient, [g, h], images), bands }
+    }
 }
 
 /// A band of a gradient by the input.
@@ -538,11 +560,5 @@ fn output_parts(outputs: usize, wanted: usize) -> usize {
 fn add_bias(bias: &[f32], output: &mut [f32]) {
     for (lanes, bias) in output.chunks_exact_mut(GROUP).zip(bias) {
         lanes.iter_mut().for_each(|value| *value += bias);
-    }
-}
-
-fn add_bias_gradient(output_gradient: &[f32], gradient: &mut [f32]) {
-    for (total, lanes) in gradient.iter_mut().zip(output_gradient.chunks_exact(GROUP)) {
-        *total += lanes.iter().sum::<f32>();
     }
 }
