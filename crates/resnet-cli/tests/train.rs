@@ -109,7 +109,7 @@ fn wrong_use_is_explained_and_leaves_no_run() {
     std::fs::write(folder.path().join("mine.toml"), "batch = 0\n").unwrap();
     let cases: [(&[&str], &str); 11] = [
         (&["resnet21"], "resnet21"),
-        (&["--recipe=imagenet"], "expected one of quick, paper-cifar"),
+        (&["--recipe=imagenet"], "expected one of quick, fast, paper-cifar"),
         (&["--config=mine.toml"], "mine.toml: batch must be at least 1"),
         (&["--config=absent.toml"], "absent.toml"),
         (&["--precision=f64"], "f32, tf32, bf16"),
