@@ -66,11 +66,11 @@ unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize
         let Some(first) = g.rows.clone().find(|&y| seen(y)) else { continue };
         let count = (first..g.rows.end).take_while(|&y| seen(y)).count() * x.tiles;
         for output in (0..g.channels.len()).step_by(K) {
-            let from = g_points.place(point, output / K, first - g.rows.start);
+            let gradients = g_points.place(point, output / K, first - g.rows.start);
             for input in (0..conv.inputs).step_by(C) {
-                let seen = x_points.place(point, input / C, first + kernel_row - padding - x.rows.start);
+                let inputs = x_points.place(point, input / C, first + kernel_row - padding - x.rows.start);
                 // SAFETY: `count` tiles lie between the places and the ends of their blocks.
-                let sums = unsafe { multiply::<V, K, C>(seen, from, count) };
+                let sums = unsafe { multiply::<V, K, C>(inputs, gradients, count) };
                 for k in 0..K.min(g.channels.len() - output) {
                     let row = (((output + k) * KERNEL + kernel_row) * POINTS + INDEX * PAIR + point) * conv.inputs;
                     for (total, sum) in gradient[row + input..row + conv.inputs].iter_mut().zip(sums[k]) {
@@ -92,6 +92,7 @@ unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
     g: *const f32,
     count: usize,
 ) -> [[f32; C]; K] {
+    const { assert!((K * C).is_multiple_of(4), "sums of lanes are taken four at a time") };
     // SAFETY: passed on from the caller.
     unsafe {
         let mut sums = [[V::splat(0.0); C]; K];
