@@ -237,6 +237,11 @@ impl<'a> Sums<'a> {
         }
     }
 
+    /// Images that count; gradients are zero in further lanes.
+    pub(super) fn images(&self) -> usize {
+        if let Self::Moments(moments) = self { moments.images } else { GROUP }
+    }
+
     /// Where the sums go, `[channel][2]`, with those of gradients still to be multiplied by `inv_std`.
     pub(super) fn totals(&mut self) -> &mut [f64] {
         match self {

@@ -13,9 +13,9 @@ const MAX_TAPS: usize = MAX_KERNEL * MAX_KERNEL;
 
 /// Where a tap reads for the first pixel of a tile, and where its weights are; in floats.
 #[derive(Clone, Copy, Default)]
-struct Place {
-    input: usize,
-    weights: usize,
+pub struct Place {
+    pub input: usize,
+    pub weights: usize,
 }
 
 /// Computes a band with `K` channels by `P` pixels in registers, or by `T` tiles at a point of [`winograd`].
@@ -44,7 +44,6 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
     // SAFETY: rows read lie inside the input.
     let rows = unsafe { Rows::new::<V>(band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel) };
     let block_len = gather.kernel * gather.kernel * in_channels * K;
-    let images = if let Sums::Moments(moments) = &band.sums { moments.images } else { GROUP };
     let mut sums = band.sums;
     for first in (0..out_channels).step_by(K) {
         let mut tile = Tile::<'_, V, K> {
@@ -57,7 +56,7 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
             // SAFETY: no memory is touched.
             sums: unsafe { [[V::splat(0.0); 2]; K] },
             pivot: [0.0; K],
-            mask: lane_mask(images),
+            mask: lane_mask(sums.images()),
             output: band.output.as_mut_ptr(),
             first,
             measured: Measured::of(&sums),
@@ -190,6 +189,43 @@ struct Steps {
     output_step: usize,
 }
 
+/// Sums over some places and all channels read, for `K` channels written of `P` pixels, or tiles, `step` floats apart.
+///
+/// # Safety
+/// The places, for all `P`, lie inside `input`; `weights` hold `K` values for each place and channel; the machine has the
+/// vector's instructions.
+#[inline(always)]
+pub unsafe fn multiply<V: Vector, const K: usize, const P: usize>(
+    places: &[Place],
+    (input, step): (*const f32, usize),
+    weights: *const f32,
+    channels: usize,
+) -> [[V; P]; K] {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut sums = [[V::splat(0.0); P]; K];
+        for place in places {
+            let mut input = input.add(place.input);
+            let mut weights = weights.add(place.weights);
+            for _ in 0..channels {
+                let mut pixels = [V::splat(0.0); P];
+                for p in 0..P {
+                    pixels[p] = V::load(input.add(p * step));
+                }
+                for k in 0..K {
+                    let weight = V::splat(*weights.add(k));
+                    for p in 0..P {
+                        sums[k][p] = pixels[p].mul_add(weight, sums[k][p]);
+                    }
+                }
+                input = input.add(GROUP);
+                weights = weights.add(K);
+            }
+        }
+        sums
+    }
+}
+
 /// `K` output channels of a band.
 struct Tile<'a, V, const K: usize> {
     input: *const f32,
@@ -218,38 +254,11 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
         for part in (0..GROUP).step_by(V::LANES) {
             // SAFETY: passed on from the caller.
             unsafe {
-                let accumulators = self.multiply::<P>(places, steps, part);
+                let input = self.input.add(steps.input + part);
+                let accumulators =
+                    multiply::<V, K, P>(places, (input, steps.input_step), self.weights, self.in_channels);
                 self.store::<P>(&accumulators, part, at + part, steps.output_step);
             }
-        }
-    }
-
-    /// # Safety
-    /// As for [`run`](Self::run).
-    #[inline(always)]
-    unsafe fn multiply<const P: usize>(&self, places: &[Place], steps: Steps, part: usize) -> [[V; P]; K] {
-        // SAFETY: passed on from the caller; packed weights hold `K` values for each tap and channel.
-        unsafe {
-            let mut accumulators = [[V::splat(0.0); P]; K];
-            for place in places {
-                let mut input = self.input.add(place.input + steps.input + part);
-                let mut weights = self.weights.add(place.weights);
-                for _ in 0..self.in_channels {
-                    let mut pixels = [V::splat(0.0); P];
-                    for p in 0..P {
-                        pixels[p] = V::load(input.add(p * steps.input_step));
-                    }
-                    for k in 0..K {
-                        let weight = V::splat(*weights.add(k));
-                        for p in 0..P {
-                            accumulators[k][p] = pixels[p].mul_add(weight, accumulators[k][p]);
-                        }
-                    }
-                    input = input.add(GROUP);
-                    weights = weights.add(K);
-                }
-            }
-            accumulators
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::Vector;
-use super::super::conv::Measured;
+use super::super::conv::{Measured, Place, multiply};
 use super::super::rows::Rows;
 use super::super::scratch::Scratch;
 use super::transform::{self, Input, Transform};
@@ -140,16 +140,17 @@ impl Product<'_> {
         let mut sum = sums.as_mut_ptr();
         let mut weights = self.weights.as_ptr();
         for point in 0..POINTS {
-            let mut places = [(std::ptr::null(), 0); KERNEL];
+            let mut places = [Place::default(); KERNEL];
             for (place, tap) in places.iter_mut().zip(self.taps) {
-                let at = inputs.place(tap.from, point, self.tile);
-                *place = (inputs.scratch.all().as_ptr().wrapping_add(at), tap.kernel * row_len);
+                *place = Place { input: inputs.place(tap.from, point, self.tile), weights: tap.kernel * row_len };
             }
+            let places = &places[..self.taps.len()];
             for _ in 0..self.channels.div_ceil(K) {
                 for part in (0..GROUP).step_by(V::LANES) {
                     // SAFETY: passed on from the caller; there is room for `K` channels of every block.
                     unsafe {
-                        let found = multiply::<V, K, P>(&places[..self.taps.len()], weights, pixel, part);
+                        let input = (inputs.scratch.all().as_ptr().add(part), pixel);
+                        let found = multiply::<V, K, P>(places, input, weights, pixel / GROUP);
                         for k in 0..K {
                             for p in 0..P {
                                 found[k][p].store(sum.add((k * P + p) * GROUP + part));
@@ -161,41 +162,6 @@ impl Product<'_> {
                 weights = weights.wrapping_add(KERNEL * row_len);
             }
         }
-    }
-}
-
-/// Sums over kernel rows and channels for `K` channels of `P` tiles. Each place is that of the first tile, and of the weights.
-///
-/// # Safety
-/// Places and weights hold `pixel` floats a tile and `K` weights a channel; the machine has the vector's instructions.
-#[inline(always)]
-unsafe fn multiply<V: Vector, const K: usize, const P: usize>(
-    places: &[(*const f32, usize)],
-    weights: *const f32,
-    pixel: usize,
-    part: usize,
-) -> [[V; P]; K] {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let mut sums = [[V::splat(0.0); P]; K];
-        for &(input, first) in places {
-            let (mut input, mut weights) = (input.add(part), weights.add(first));
-            for _ in 0..pixel / GROUP {
-                let mut tiles = [V::splat(0.0); P];
-                for p in 0..P {
-                    tiles[p] = V::load(input.add(p * pixel));
-                }
-                for k in 0..K {
-                    let weight = V::splat(*weights.add(k));
-                    for p in 0..P {
-                        sums[k][p] = tiles[p].mul_add(weight, sums[k][p]);
-                    }
-                }
-                input = input.add(GROUP);
-                weights = weights.add(K);
-            }
-        }
-        sums
     }
 }
 
@@ -216,12 +182,11 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(output: &'a mut [f32], gather: &Gather, accumulate: bool, totals: &Sums<'a>) -> Self {
         let (channels, width) = (gather.to.channels, gather.to.width);
-        let images = if let Sums::Moments(moments) = totals { moments.images } else { GROUP };
         let mut pivot = totals.pivot().to_vec();
         pivot.resize(channels, 0.0);
         let mut sums = Scratch::take(2 * channels * GROUP);
         sums.all().fill(0.0);
-        let (measured, mask) = (Measured::of(totals), lane_mask(images));
+        let (measured, mask) = (Measured::of(totals), lane_mask(totals.images()));
         Self { output, channels, width, accumulate, measured, pivot, mask, sums }
     }
 
