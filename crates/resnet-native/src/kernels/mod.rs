@@ -367,7 +367,7 @@ use kernel;
 macro_rules! implement_kernels {
     (
         $name:ident, $isa:expr, $vector:ty, $(#[$feature:meta])?
-        conv: $block:literal channels x $pixels:literal pixels, or x $tiles:literal at a point,
+        conv: $block:literal channels x $pixels:literal pixels, or x $quads:literal at a point,
         weights: $outputs:literal outputs x $inputs:literal inputs x 3 columns, or $many:literal x $few:literal at a point
     ) => {
         impl $crate::kernels::Kernels for $name {
@@ -418,7 +418,7 @@ macro_rules! implement_kernels {
             }
 
             $crate::kernels::kernel!(spin, [$(#[$feature])?] spin::<$vector, $block>);
-            $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] conv::<$vector, $block, $pixels, $tiles>);
+            $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] conv::<$vector, $block, $pixels, $quads>);
             $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?]
                 conv_weights::<$vector, $outputs, $inputs, $many, $few>);
             $crate::kernels::kernel!(normalize, Normalize, [$(#[$feature])?] normalize::<$vector>);

@@ -18,16 +18,16 @@ pub struct Place {
     pub weights: usize,
 }
 
-/// Computes a band with `K` channels by `P` pixels in registers, or by `T` tiles at a point of [`winograd`].
+/// Computes a band with `K` channels by `P` pixels in registers, or by `Q` quads at a point of [`winograd`].
 ///
 /// # Safety
 /// See the [module](super).
 #[inline(always)]
-pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const T: usize>(band: ConvBand<'_>) {
+pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const Q: usize>(band: ConvBand<'_>) {
     // SAFETY: passed on from the caller.
     unsafe {
         if winograd::fits(&band.gather.conv) {
-            winograd::conv::<V, K, T>(band);
+            winograd::conv::<V, K, Q>(band);
         } else {
             direct::<V, K, P>(band);
         }
@@ -189,7 +189,7 @@ struct Steps {
     output_step: usize,
 }
 
-/// Sums over some places and all channels read, for `K` channels written of `P` pixels, or tiles, `step` floats apart.
+/// Sums over some places and all channels read, for `K` channels written of `P` pixels, or quads, `step` floats apart.
 ///
 /// # Safety
 /// The places, for all `P`, lie inside `input`; `weights` hold `K` values for each place and channel; the machine has the

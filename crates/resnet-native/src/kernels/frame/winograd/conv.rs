@@ -1,4 +1,4 @@
-//! Forward, and the gradient by the input: one product of matrices for each point, `K` channels by `P` tiles in registers.
+//! Forward, and the gradient by the input: one product of matrices for each point, `K` channels by `P` quads in registers.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use super::super::conv::{Measured, Place, multiply};
 use super::super::rows::Rows;
 use super::super::scratch::Scratch;
 use super::transform::{self, Input, Transform};
-use super::{KERNEL, POINTS, Row, TILE, WINDOW};
+use super::{KERNEL, POINTS, Row, QUAD, WINDOW};
 use crate::geometry::{Direction, Gather, Tap};
 use crate::kernels::{ConvBand, Source, Sums};
 use crate::layout::{GROUP, lane_mask};
@@ -24,7 +24,7 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
     let mut totals = band.sums;
     totals.totals().fill(0.0);
     let mut writer = Writer::new(band.output, gather, band.accumulate, &totals);
-    let tiles = gather.to.width.div_ceil(TILE);
+    let quads = gather.to.width.div_ceil(QUAD);
     let read = gather.rows_read(band.rows.clone());
     let mut prepared = read.start;
     for (index, row) in band.rows.enumerate() {
@@ -34,22 +34,22 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
         unsafe {
             inputs.prepare::<V>(band.input, prepared..needed.max(prepared));
             prepared = needed.max(prepared);
-            for first in (0..tiles).step_by(P) {
+            for first in (0..quads).step_by(P) {
                 let product = Product {
                     inputs: &mut inputs,
                     taps,
                     weights: band.weights,
                     channels: gather.to.channels,
-                    tile: first,
+                    quad: first,
                 };
                 let sums = sums.all();
-                match P.min(tiles - first) {
+                match P.min(quads - first) {
                     1 => product.run::<V, K, 1>(sums),
                     2 => product.run::<V, K, 2>(sums),
                     3 => product.run::<V, K, 3>(sums),
-                    _ => unreachable!("at most three tiles are worked on at once"),
+                    _ => unreachable!("at most three quads are worked on at once"),
                 }
-                writer.write::<V, K>(sums, index, first..(first + P).min(tiles));
+                writer.write::<V, K>(sums, index, first..(first + P).min(quads));
             }
             writer.flush_sums::<V>(totals.totals());
         }
@@ -57,11 +57,11 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
     totals.finish();
 }
 
-/// Rows read, at the points: `[kernel row][point][tile][channel][16 images]`, after zeros in place of a pixel. A row takes the
+/// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place of a pixel. A row takes the
 /// place of the one three before it.
 struct Inputs {
     row: Row,
-    tiles: usize,
+    quads: usize,
     scratch: Scratch,
 }
 
@@ -73,15 +73,15 @@ impl Inputs {
             Direction::Backward => KERNEL as isize - 1 - padding,
         };
         let row = Row { width: gather.from.width, pixel: gather.from.channels * GROUP, padding };
-        let tiles = gather.to.width.div_ceil(TILE);
-        let mut scratch = Scratch::take((1 + KERNEL * POINTS * tiles) * row.pixel);
+        let quads = gather.to.width.div_ceil(QUAD);
+        let mut scratch = Scratch::take((1 + KERNEL * POINTS * quads) * row.pixel);
         scratch.all()[..row.pixel].fill(0.0);
-        Self { row, tiles, scratch }
+        Self { row, quads, scratch }
     }
 
-    /// Where a tile of a row is at a point, in floats.
-    fn place(&self, y: usize, point: usize, tile: usize) -> usize {
-        (1 + (y % KERNEL * POINTS + point) * self.tiles + tile) * self.row.pixel
+    /// Where a quad of a row is at a point, in floats.
+    fn place(&self, y: usize, point: usize, quad: usize) -> usize {
+        (1 + (y % KERNEL * POINTS + point) * self.quads + quad) * self.row.pixel
     }
 
     /// Works out some rows.
@@ -97,9 +97,9 @@ impl Inputs {
             unsafe {
                 let rows = Rows::new::<V>(source, y..y + 1, len);
                 let scratch = self.scratch.all().as_mut_ptr();
-                for tile in 0..self.tiles {
-                    let from = self.row.window(tile, rows.group().wrapping_add(y * len), scratch);
-                    let (to, point_len) = (scratch.add(self.place(y, 0, tile)), self.tiles * pixel);
+                for quad in 0..self.quads {
+                    let from = self.row.window(quad, rows.group().wrapping_add(y * len), scratch);
+                    let (to, point_len) = (scratch.add(self.place(y, 0, quad)), self.quads * pixel);
                     for at in (0..pixel).step_by(V::LANES) {
                         let mut d = [V::splat(0.0); WINDOW];
                         for j in 0..WINDOW {
@@ -116,19 +116,19 @@ impl Inputs {
     }
 }
 
-/// What some tiles of a row add up at each point.
+/// What some quads of a row add up at each point.
 struct Product<'a> {
     inputs: &'a mut Inputs,
     taps: &'a [Tap],
     weights: &'a [f32],
     /// Channels written.
     channels: usize,
-    /// The first tile.
-    tile: usize,
+    /// The first quad.
+    quad: usize,
 }
 
 impl Product<'_> {
-    /// Writes the sums of `P` tiles: `[point][channel][tile][16 images]`.
+    /// Writes the sums of `P` quads: `[point][channel][quad][16 images]`.
     ///
     /// # Safety
     /// The rows of the taps are prepared, the weights are packed by `K`, and the machine has the vector's instructions.
@@ -142,7 +142,7 @@ impl Product<'_> {
         for point in 0..POINTS {
             let mut places = [Place::default(); KERNEL];
             for (place, tap) in places.iter_mut().zip(self.taps) {
-                *place = Place { input: inputs.place(tap.from, point, self.tile), weights: tap.kernel * row_len };
+                *place = Place { input: inputs.place(tap.from, point, self.quad), weights: tap.kernel * row_len };
             }
             let places = &places[..self.taps.len()];
             for _ in 0..self.channels.div_ceil(K) {
@@ -165,7 +165,7 @@ impl Product<'_> {
     }
 }
 
-/// Makes pixels of what tiles add up.
+/// Makes pixels of what quads add up.
 struct Writer<'a> {
     output: &'a mut [f32],
     channels: usize,
@@ -190,25 +190,25 @@ impl<'a> Writer<'a> {
         Self { output, channels, width, accumulate, measured, pivot, mask, sums }
     }
 
-    /// Writes some tiles of a row.
+    /// Writes some quads of a row.
     ///
     /// # Safety
     /// `sums` holds them, `K` channels a block; the machine has the vector's instructions.
     #[inline(always)]
-    unsafe fn write<V: Vector, const K: usize>(&mut self, sums: &[f32], row: usize, tiles: Range<usize>) {
-        let point_len = self.channels.next_multiple_of(K) * tiles.len() * GROUP;
-        let first = (row * self.width + tiles.start * TILE) * self.channels * GROUP;
-        let pixels = (self.width - tiles.start * TILE).min(tiles.len() * TILE);
+    unsafe fn write<V: Vector, const K: usize>(&mut self, sums: &[f32], row: usize, quads: Range<usize>) {
+        let point_len = self.channels.next_multiple_of(K) * quads.len() * GROUP;
+        let first = (row * self.width + quads.start * QUAD) * self.channels * GROUP;
+        let pixels = (self.width - quads.start * QUAD).min(quads.len() * QUAD);
         for channel in 0..self.channels {
             for part in (0..GROUP).step_by(V::LANES) {
-                let from = sums.as_ptr().wrapping_add(channel * tiles.len() * GROUP + part);
+                let from = sums.as_ptr().wrapping_add(channel * quads.len() * GROUP + part);
                 // SAFETY: pixels that lie inside the row are written.
                 unsafe { self.write_channel::<V>(from, point_len, first, pixels, channel, part) };
             }
         }
     }
 
-    /// Writes the pixels of some tiles, of one channel; `first` is the place of the first pixel.
+    /// Writes the pixels of some quads, of one channel; `first` is the place of the first pixel.
     ///
     /// # Safety
     /// As for [`write`](Self::write).
@@ -229,17 +229,17 @@ impl<'a> Writer<'a> {
             let factors = [V::splat(self.pivot[channel]), V::load(self.mask.as_ptr().add(part))];
             let place = self.sums.all().as_mut_ptr().add(2 * channel * GROUP + part);
             let mut sums = [V::load(place), V::load(place.add(GROUP))];
-            for tile in (0..pixels).step_by(TILE) {
+            for quad in (0..pixels).step_by(QUAD) {
                 let mut m = [V::splat(0.0); POINTS];
                 for point in 0..POINTS {
-                    m[point] = V::load(from.add(point * point_len + tile / TILE * GROUP));
+                    m[point] = V::load(from.add(point * point_len + quad / QUAD * GROUP));
                 }
                 let y = transform::output(m);
-                for j in 0..TILE {
-                    if tile + j >= pixels {
+                for j in 0..QUAD {
+                    if quad + j >= pixels {
                         break;
                     }
-                    let at = first + (tile + j) * self.channels * GROUP;
+                    let at = first + (quad + j) * self.channels * GROUP;
                     let value = if self.accumulate { y[j].add(V::load(output.add(at))) } else { y[j] };
                     self.measured.write(value, (output, at), channel, factors, &mut sums);
                 }

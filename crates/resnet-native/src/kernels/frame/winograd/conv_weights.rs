@@ -1,4 +1,4 @@
-//! The gradient by the weights: at each point, `K` outputs by `C` inputs stay in registers while the tiles go by.
+//! The gradient by the weights: at each point, `K` outputs by `C` inputs stay in registers while the quads go by.
 
 use std::ops::Range;
 
@@ -6,13 +6,13 @@ use super::super::Vector;
 use super::super::rows::Rows;
 use super::super::scratch::Scratch;
 use super::transform::{Gradient, Input, Transform};
-use super::{KERNEL, POINTS, Row, TILE, WINDOW};
+use super::{KERNEL, POINTS, Row, QUAD, WINDOW};
 use crate::geometry::Conv2d;
 use crate::kernels::ConvWeightsBand;
 use crate::layout::GROUP;
 
 /// Tiles summed at once: those of `K` outputs then stay in the first-level cache while the inputs go by.
-const TILES: usize = 64;
+const QUADS: usize = 64;
 
 /// Points worked out at once: 0 and infinity, a and -a, or b and -b, which share most of the work.
 const PAIR: usize = 2;
@@ -26,8 +26,8 @@ pub unsafe fn conv_weights<V: Vector, const K: usize, const C: usize>(band: Conv
     let (conv, horizontal) = (band.conv, band.conv.horizontal);
     let input = Row { width: horizontal.input, pixel: conv.inputs * GROUP, padding: horizontal.padding as isize };
     let output = Row { width: horizontal.output, pixel: conv.outputs * GROUP, padding: 0 };
-    let tiles = output.width.div_ceil(TILE);
-    let step = (TILES / tiles).max(1);
+    let quads = output.width.div_ceil(QUAD);
+    let step = (QUADS / quads).max(1);
     band.gradient.fill(0.0);
     for first in band.rows.clone().step_by(step) {
         let rows = first..(first + step).min(band.rows.end);
@@ -36,8 +36,8 @@ pub unsafe fn conv_weights<V: Vector, const K: usize, const C: usize>(band: Conv
         unsafe {
             let inputs = Rows::new::<V>(band.inputs[0], read.clone(), input.width * input.pixel);
             let gradients = Rows::new::<V>(band.output_gradients[0], rows.clone(), output.width * output.pixel);
-            let x = Operand { row: input, rows: read, channels: 0..conv.inputs, group: inputs.group(), tiles };
-            let g = Operand { row: output, rows, channels: band.outputs.clone(), group: gradients.group(), tiles };
+            let x = Operand { row: input, rows: read, channels: 0..conv.inputs, group: inputs.group(), quads };
+            let g = Operand { row: output, rows, channels: band.outputs.clone(), group: gradients.group(), quads };
             add_pair::<V, K, C, 0>(conv, &x, &g, band.gradient);
             add_pair::<V, K, C, 1>(conv, &x, &g, band.gradient);
             add_pair::<V, K, C, 2>(conv, &x, &g, band.gradient);
@@ -64,12 +64,12 @@ unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize
         let padding = conv.vertical.padding;
         let seen = |y: usize| (y + kernel_row).checked_sub(padding).is_some_and(|from| from < conv.vertical.input);
         let Some(first) = g.rows.clone().find(|&y| seen(y)) else { continue };
-        let count = (first..g.rows.end).take_while(|&y| seen(y)).count() * x.tiles;
+        let count = (first..g.rows.end).take_while(|&y| seen(y)).count() * x.quads;
         for output in (0..g.channels.len()).step_by(K) {
             let gradients = g_points.place(point, output / K, first - g.rows.start);
             for input in (0..conv.inputs).step_by(C) {
                 let inputs = x_points.place(point, input / C, first + kernel_row - padding - x.rows.start);
-                // SAFETY: `count` tiles lie between the places and the ends of their blocks.
+                // SAFETY: `count` quads lie between the places and the ends of their blocks.
                 let sums = unsafe { multiply::<V, K, C>(inputs, gradients, count) };
                 for k in 0..K.min(g.channels.len() - output) {
                     let row = (((output + k) * KERNEL + kernel_row) * POINTS + INDEX * PAIR + point) * conv.inputs;
@@ -82,10 +82,10 @@ unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize
     }
 }
 
-/// Sums of `count` tiles for `K` outputs by `C` inputs.
+/// Sums of `count` quads for `K` outputs by `C` inputs.
 ///
 /// # Safety
-/// There are as many tiles, and the machine has the vector's instructions.
+/// There are as many quads, and the machine has the vector's instructions.
 #[inline(always)]
 unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
     x: *const f32,
@@ -96,9 +96,9 @@ unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
     // SAFETY: passed on from the caller.
     unsafe {
         let mut sums = [[V::splat(0.0); C]; K];
-        for tile in 0..count {
+        for quad in 0..count {
             for part in (0..GROUP).step_by(V::LANES) {
-                let (x, g) = (x.add(tile * C * GROUP + part), g.add(tile * K * GROUP + part));
+                let (x, g) = (x.add(quad * C * GROUP + part), g.add(quad * K * GROUP + part));
                 let mut inputs = [V::splat(0.0); C];
                 for c in 0..C {
                     inputs[c] = V::load(x.add(c * GROUP));
@@ -138,10 +138,10 @@ struct Operand {
     channels: Range<usize>,
     /// Where the group would begin if all its rows were there.
     group: *const f32,
-    tiles: usize,
+    quads: usize,
 }
 
-/// The same at a pair of points: `[point][channel / block][row][tile][block][16 images]`.
+/// The same at a pair of points: `[point][channel / block][row][quad][block][16 images]`.
 struct Points {
     rows: usize,
     /// Floats of a row of a block of channels.
@@ -165,7 +165,7 @@ impl Operand {
     /// The rows are there, and the machine has the vector's instructions.
     #[inline(always)]
     unsafe fn at_points<V: Vector, T: Transform, const BLOCK: usize, const INDEX: usize>(&self) -> Points {
-        let (rows, row_len) = (self.rows.len(), self.tiles * BLOCK * GROUP);
+        let (rows, row_len) = (self.rows.len(), self.quads * BLOCK * GROUP);
         let blocks = self.channels.len().div_ceil(BLOCK);
         let mut points = Points { rows, row_len, blocks, scratch: Scratch::take(PAIR * blocks * rows * row_len) };
         let mut zeros = Scratch::take(self.row.pixel);
@@ -175,13 +175,13 @@ impl Operand {
             let row = self.group.wrapping_add(y * self.row.width * self.row.pixel);
             for block in 0..blocks {
                 let to = [points.place(0, block, index), points.place(1, block, index)];
-                for tile in 0..self.tiles {
-                    let window = self.row.window(tile, row, zeros);
+                for quad in 0..self.quads {
+                    let window = self.row.window(quad, row, zeros);
                     for lane in 0..BLOCK {
                         let channel = (self.channels.start + block * BLOCK + lane).min(self.channels.end - 1);
-                        let place = (tile * BLOCK + lane) * GROUP;
+                        let place = (quad * BLOCK + lane) * GROUP;
                         for part in (0..GROUP).step_by(V::LANES) {
-                            // SAFETY: passed on from the caller; scratch has room for the tile.
+                            // SAFETY: passed on from the caller; scratch has room for the quad.
                             unsafe {
                                 let mut pixels = [V::splat(0.0); WINDOW];
                                 for j in 0..T::PIXELS {

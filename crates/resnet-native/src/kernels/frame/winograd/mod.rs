@@ -1,7 +1,7 @@
 //! Convolutions of 3x3 with step 1 in half the products: Winograd's method F(4, 3) along the rows
 //! (Lavin and Gray, arXiv:1509.09308, in one dimension).
 //!
-//! Four outputs `y` of a row, a *tile*, are what three taps `w` make of six inputs `d`: twelve products. As the
+//! Four outputs `y` of a row, a *quad*, are what three taps `w` make of six inputs `d`: twelve products. As the
 //! coefficients of polynomials they follow from the values at six points, which take six:
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //! dw = G' (A dy * B' d)    the gradient by the weights
 //! ```
 //!
-//! `*` multiplies point by point and is summed over kernel rows and channels, or over rows, tiles and images, before the
+//! `*` multiplies point by point and is summed over kernel rows and channels, or over rows, quads and images, before the
 //! matrix on its left is applied. The points are 0, infinity, a, -a, b and -b with a = sqrt(1/2) and b = sqrt(2):
 //! rounding loses 1.5 to 1.7 times what it loses in the plain sum, against 2.1 to 2.3 times with the usual 1 and 2.
 
@@ -24,13 +24,13 @@ pub use filter::{gradient_len, pack_weights, packed_len, unpack_gradient};
 
 use crate::geometry::{Conv1d, Conv2d};
 
-/// Outputs of a tile.
-const TILE: usize = 4;
+/// Outputs of a quad.
+const QUAD: usize = 4;
 
-/// Points at which the polynomials of a tile are multiplied: 0, infinity, a, -a, b, -b.
+/// Points at which the polynomials of a quad are multiplied: 0, infinity, a, -a, b, -b.
 const POINTS: usize = 6;
 
-/// Inputs that a tile sees.
+/// Inputs that a quad sees.
 const WINDOW: usize = 6;
 
 /// Side of the kernel.
@@ -49,22 +49,22 @@ pub fn fits(conv: &Conv2d) -> bool {
         && conv.horizontal.input.min(conv.horizontal.output) >= width
 }
 
-/// A row of pixels that tiles are read from.
+/// A row of pixels that quads are read from.
 #[derive(Clone, Copy)]
 struct Row {
     /// Its pixels.
     width: usize,
     /// Floats of a pixel.
     pixel: usize,
-    /// Pixels from the first that a tile reads to its own first.
+    /// Pixels from the first that a quad reads to its own first.
     padding: isize,
 }
 
 impl Row {
-    /// Where the pixels are that a tile reads, in a row at `row`; `zeros` has to stand for those beyond it.
+    /// Where the pixels are that a quad reads, in a row at `row`; `zeros` has to stand for those beyond it.
     #[inline(always)]
-    fn window(&self, tile: usize, row: *const f32, zeros: *const f32) -> [*const f32; WINDOW] {
-        let first = (tile * TILE) as isize - self.padding;
+    fn window(&self, quad: usize, row: *const f32, zeros: *const f32) -> [*const f32; WINDOW] {
+        let first = (quad * QUAD) as isize - self.padding;
         let mut pixels = [zeros; WINDOW];
         for (x, pixel) in (first..).zip(&mut pixels) {
             if (0..self.width as isize).contains(&x) {

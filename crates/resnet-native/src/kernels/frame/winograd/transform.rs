@@ -3,7 +3,7 @@
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::super::Vector;
-use super::{POINTS, TILE, WINDOW};
+use super::{POINTS, QUAD, WINDOW};
 
 /// What takes pixels to the values at the points.
 pub trait Transform {
@@ -15,7 +15,7 @@ pub trait Transform {
     unsafe fn apply<V: Vector>(window: [V; WINDOW]) -> [V; POINTS];
 }
 
-/// `B' d` of the inputs of a tile.
+/// `B' d` of the inputs of a quad.
 pub struct Input;
 
 /// `A g` of the gradients of its outputs.
@@ -44,7 +44,7 @@ impl Transform for Input {
 }
 
 impl Transform for Gradient {
-    const PIXELS: usize = TILE;
+    const PIXELS: usize = QUAD;
 
     #[inline(always)]
     unsafe fn apply<V: Vector>(g: [V; WINDOW]) -> [V; POINTS] {
@@ -63,7 +63,7 @@ impl Transform for Gradient {
 /// # Safety
 /// The machine has the vector's instructions.
 #[inline(always)]
-pub unsafe fn output<V: Vector>(m: [V; POINTS]) -> [V; TILE] {
+pub unsafe fn output<V: Vector>(m: [V; POINTS]) -> [V; QUAD] {
     // SAFETY: passed on from the caller.
     unsafe {
         let (half, two) = (V::splat(0.5), V::splat(2.0));
