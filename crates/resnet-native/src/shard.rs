@@ -28,6 +28,9 @@ use crate::team::Team;
 /// Bands that a step is cut into over the whole batch, as near as the height allows: enough for many threads.
 const BANDS: usize = 16;
 
+/// Bytes of a tensor that may be in the caches when the next layer reads it.
+const CACHED_BYTES: usize = 2 << 20;
+
 /// Pixels that a band of a gradient by weights should have at least: below, summing the lanes of the
 /// accumulators takes a noticeable share of the time.
 const WEIGHT_BAND_PIXELS: usize = 64;
@@ -304,6 +307,7 @@ impl Shard {
                 weights: &weights.packed[layer.packed_forward.clone()],
                 output: &mut *output,
                 accumulate: false,
+                streams: layer.bias.is_none() && streams(layer.layout, layer.conv.output(), pass.images),
                 sums: pivot.map_or(Sums::None, |pivot| Sums::Moments(Moments { pivot, sums, images })),
             });
             if let Some(bias) = &layer.bias {
@@ -333,6 +337,7 @@ impl Shard {
                 shift: &values.shift,
                 relu,
                 images,
+                streams: streams(body.layout(), shape, pass.images),
             });
         });
     }
@@ -386,7 +391,8 @@ impl Shard {
             }
         }
         let accumulate = step.input_gradient.is_some_and(|gradient| gradient.accumulate);
-        let work = ConvBackward { layer, pass, rows, part: conv.outputs / parts, accumulate };
+        let streams = streams(layout, conv.input(), pass.images);
+        let work = ConvBackward { layer, pass, rows, part: conv.outputs / parts, accumulate, streams };
         let times = [const { AtomicU64::new(0) }; 2];
         pass.weights.team.for_each(jobs.into_iter(), |job| work.run(job, &times));
         let [weights, input] = times.map(|time| Duration::from_nanos(time.into_inner()));
@@ -484,6 +490,7 @@ struct ConvBackward<'a> {
     part: usize,
     /// Whether the gradient by the input is added to what is there.
     accumulate: bool,
+    streams: bool,
 }
 
 impl ConvBackward<'_> {
@@ -511,6 +518,7 @@ impl ConvBackward<'_> {
                 weights: &weights.packed[layer.packed_backward.clone()],
                 output,
                 accumulate: self.accumulate,
+                streams: self.streams,
                 sums,
             });
         }
@@ -550,6 +558,12 @@ impl Bands {
     fn rows(&self, index: usize) -> Range<usize> {
         index * self.height..(index + 1) * self.height
     }
+}
+
+/// Whether a tensor of all images is written past the caches. A layer is computed for all of them before the next one reads it, so
+/// only what the second-level caches hold is found there again.
+fn streams(layout: Layout, shape: Shape, images: usize) -> bool {
+    groups(images) * layout.group_len(shape) * size_of::<f32>() > CACHED_BYTES
 }
 
 /// Into how many equal parts, about `wanted`, of at least eight outputs, a weight gradient is cut.

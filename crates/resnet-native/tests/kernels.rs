@@ -162,6 +162,27 @@ fn unpack(layout: Layout, groups: &[f32], shape: Shape, images: usize) -> Vec<f3
     values
 }
 
+/// Words that begin with a line of the cache, as those of the engine do: only such are written past it.
+struct Lines {
+    words: Vec<f32>,
+    first: usize,
+    len: usize,
+}
+
+impl Lines {
+    fn new(values: Vec<f32>) -> Self {
+        let len = values.len();
+        let mut words = vec![0.0; len + GROUP];
+        let first = words.as_ptr().align_offset(64);
+        words[first..first + len].copy_from_slice(&values);
+        Self { words, first, len }
+    }
+
+    fn words(&mut self) -> &mut [f32] {
+        &mut self.words[self.first..self.first + self.len]
+    }
+}
+
 /// The bits, but for the sign, of the number in bf16 from bit `half` of a word on.
 fn magnitude(word: f32, half: &u32) -> u32 {
     word.to_bits() >> half & 0x7fff
@@ -204,10 +225,11 @@ impl Case {
         let mut weights = vec![f32::NAN; kernels.packed_len(gather)];
         kernels.pack_weights(gather, data.weights, &mut weights);
         let input = data.input.pack(layout);
-        let mut output = match data.before {
+        let mut output = Lines::new(match data.before {
             Some(before) => pack(layout, before, gather.to),
             None => vec![f32::NAN; self.images.div_ceil(GROUP) * layout.group_len(gather.to)],
-        };
+        });
+        let output = output.words();
         let norm =
             if let Wanted::Gradient(norm) = data.wanted { norm.pack(layout, gather.to) } else { Default::default() };
         let mut totals = vec![0.0f64; 2 * gather.to.channels];
@@ -227,6 +249,7 @@ impl Case {
                     weights: &weights,
                     output,
                     accumulate: data.before.is_some(),
+                    streams: self.seed.is_multiple_of(2),
                     sums: match data.wanted {
                         Wanted::Nothing => Sums::None,
                         Wanted::Moments(pivot) => Sums::Moments(Moments { pivot, sums: &mut sums, images }),
@@ -238,7 +261,7 @@ impl Case {
                 totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             }
         }
-        let output = unpack_checked(layout, &output, gather.to, self.images);
+        let output = unpack_checked(layout, output, gather.to, self.images);
         (output, totals.into_iter().map(|total| total as f32).collect())
     }
 }
@@ -484,18 +507,19 @@ proptest! {
                 let (layout, tolerance) = (kernels.layout(), stored(precision));
                 let name = &format!("{} {}", kernels.isa().name(), precision.name());
                 let (input, packed_residual) = (pack(layout, &y, shape), pack(layout, &r, shape));
-                let mut output = vec![f32::NAN; input.len()];
+                let mut output = Lines::new(vec![f32::NAN; input.len()]);
                 kernels.normalize(Normalize {
                     shape,
                     input: &input,
                     residual: residual.then_some(&packed_residual),
-                    output: &mut output,
+                    output: output.words(),
                     scale: &scale,
                     shift: &shift,
                     relu,
                     images,
+                    streams: seed.is_multiple_of(2),
                 });
-                let z = unpack_checked(layout, &output, shape, images);
+                let z = unpack_checked(layout, output.words(), shape, images);
                 each(&y, shape, |i, c| {
                     let sum = f64::from(scale[c]) * f64::from(y[i]) + f64::from(shift[c]);
                     let sum = sum + if residual { f64::from(r[i]) } else { 0.0 };
@@ -506,7 +530,7 @@ proptest! {
                 let affine = Affine { scale: &scale, shift: &shift };
                 let gate = match (relu, residual) {
                     (false, _) => Gate::Open,
-                    (true, true) => Gate::Output(&output),
+                    (true, true) => Gate::Output(output.words()),
                     (true, false) => Gate::Input(affine),
                 };
                 let mut gradient = pack(layout, &g, shape);

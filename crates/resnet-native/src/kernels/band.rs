@@ -50,6 +50,8 @@ pub struct ConvBand<'a> {
     pub output: &'a mut [f32],
     /// Add to what `output` holds, instead of replacing it.
     pub accumulate: bool,
+    /// Write past the caches what is replaced.
+    pub streams: bool,
     /// Sums over what is written.
     pub sums: Sums<'a>,
 }
@@ -120,6 +122,8 @@ pub struct Normalize<'a> {
     pub relu: bool,
     /// Images in the group.
     pub images: usize,
+    /// Write past the caches.
+    pub streams: bool,
 }
 
 /// `scale * input + shift`, one value a channel.
@@ -227,6 +231,19 @@ impl ConvBand<'_> {
     }
 }
 
+impl ConvBand<'_> {
+    /// Whether the output is written past the caches.
+    pub(super) fn streams(&self) -> bool {
+        self.streams && !self.accumulate && is_aligned(self.output)
+    }
+}
+
+/// Whether words may be written past the caches, line by line.
+fn is_aligned(output: &[f32]) -> bool {
+    const LINE_BYTES: usize = 64;
+    (output.as_ptr() as usize).is_multiple_of(LINE_BYTES)
+}
+
 impl<'a> Sums<'a> {
     /// What is subtracted from each channel's values, or their second factors, before they are summed.
     pub(super) fn pivot(&self) -> &[f32] {
@@ -305,6 +322,11 @@ fn check_rows(shape: Shape, layout: Layout, slices: &[&[f32]]) {
 }
 
 impl Normalize<'_> {
+    /// Whether the output is written past the caches.
+    pub(super) fn streams(&self) -> bool {
+        self.streams && is_aligned(self.output)
+    }
+
     pub(super) fn check(&self, kernels: &dyn Kernels) {
         check_rows(self.shape, kernels.layout(), &[self.input, self.output, self.residual.unwrap_or(self.input)]);
         assert!(self.scale.len() == self.shape.channels && self.shift.len() == self.shape.channels);

@@ -185,6 +185,28 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: as above; the caller gives an aligned pointer and ends the stream.
+        unsafe { _mm512_stream_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn end_stream() {
+        // SAFETY: SSE is part of x86-64.
+        unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
+    unsafe fn split_bf16(self) -> (Self, Self) {
+        // SAFETY: as above. Half a unit of the last place is added, which takes a third of what ties to even do.
+        unsafe {
+            let raised = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(0x8000));
+            let rounded = _mm512_castsi512_ps(_mm512_and_si512(raised, _mm512_set1_epi32(HIGH)));
+            (Self(rounded), Self(_mm512_sub_ps(self.0, rounded)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, to: *mut f32) {
         // SAFETY: as above; the caller gives two tiles.
         unsafe {

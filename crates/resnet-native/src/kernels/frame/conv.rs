@@ -44,6 +44,7 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
     // SAFETY: rows read lie inside the input.
     let rows = unsafe { Rows::new::<V>(band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel) };
     let block_len = gather.kernel * gather.kernel * in_channels * K;
+    let streams = band.streams();
     let mut sums = band.sums;
     for first in (0..out_channels).step_by(K) {
         let mut tile = Tile::<'_, V, K> {
@@ -60,6 +61,7 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
             output: band.output.as_mut_ptr(),
             first,
             measured: Measured::of(&sums),
+            streams,
         };
         let mut totals = [[0.0f64; 2]; K];
         if !matches!(tile.measured, Measured::Nothing) {
@@ -102,6 +104,8 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
         }
     }
     sums.finish();
+    // SAFETY: passed on from the caller.
+    unsafe { V::end_stream() };
 }
 
 /// What [`Sums`] ask of the values written.
@@ -122,34 +126,34 @@ impl<'a> Measured<'a> {
         }
     }
 
-    /// Writes a value, and adds it to the sums of its channel: its distance from the pivot and the square of that, or
-    /// the gradient and the same times the distance of the batch norm's input from the pivot.
+    /// Adds a value to the sums of its channel: its distance from the pivot and the square of that, or the gradient and
+    /// the same times the distance of the batch norm's input from the pivot. Returns what is to be written.
     ///
     /// # Safety
-    /// `at` lies inside the output and what the gradient is summed with; the channel exists.
+    /// `at` lies inside what the gradient is summed with; the channel exists.
     #[inline(always)]
-    pub unsafe fn write<V: Vector>(
+    pub unsafe fn add<V: Vector>(
         self,
         value: V,
-        (output, at): (*mut f32, usize),
+        at: usize,
         channel: usize,
         [pivot, mask]: [V; 2],
         sums: &mut [V; 2],
-    ) {
+    ) -> V {
         // SAFETY: passed on from the caller.
         unsafe {
             match self {
-                Self::Nothing => value.store(output.add(at)),
+                Self::Nothing => value,
                 Self::Moments => {
-                    value.store(output.add(at));
                     let centred = value.sub(pivot).mul(mask);
                     *sums = [sums[0].add(centred), centred.mul_add(centred, sums[1])];
+                    value
                 }
                 Self::Gradient(gate, input) => {
                     let input = V::load(input.add(at));
                     let g = masked(gate, value, input, at, channel);
-                    g.store(output.add(at));
                     *sums = [sums[0].add(g), g.mul_add(input.sub(pivot), sums[1])];
+                    g
                 }
             }
         }
@@ -242,6 +246,8 @@ struct Tile<'a, V, const K: usize> {
     /// The first channel.
     first: usize,
     measured: Measured<'a>,
+    /// Whether the output is written past the caches.
+    streams: bool,
 }
 
 impl<V: Vector, const K: usize> Tile<'_, V, K> {
@@ -280,7 +286,8 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
                     if self.accumulate {
                         value = value.add(V::load(self.output.add(at)));
                     }
-                    self.measured.write(value, (self.output, at), self.first + k, factors, &mut self.sums[k]);
+                    let value = self.measured.add(value, at, self.first + k, factors, &mut self.sums[k]);
+                    value.store_or_stream(self.output.add(at), self.streams);
                 }
             }
         }

@@ -72,6 +72,32 @@ pub trait Vector: Copy {
     unsafe fn store_bf16(self, to: *mut u16);
     /// What [`store_bf16`](Vector::store_bf16) keeps of each value.
     unsafe fn round_bf16(self) -> Self;
+    /// [`store`](Vector::store), past the caches where a vector is a line of them, for what will have left them before it is
+    /// read: a line is then not fetched only to be overwritten. `to` is aligned to the vector.
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.store(to) }
+    }
+    /// One or the other.
+    #[inline(always)]
+    unsafe fn store_or_stream(self, to: *mut f32, streams: bool) {
+        // SAFETY: passed on from the caller.
+        unsafe { if streams { self.stream(to) } else { self.store(to) } }
+    }
+    /// Has everything [streamed](Vector::stream) arrive before what is stored later: a kernel that streams ends with it.
+    #[inline(always)]
+    unsafe fn end_stream() {}
+    /// Each value rounded to bf16, to the nearest, and what that leaves, for a value to be the sum of numbers in bf16; which way
+    /// a tie goes does not matter there.
+    #[inline(always)]
+    unsafe fn split_bf16(self) -> (Self, Self) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let rounded = self.round_bf16();
+            (rounded, self.sub(rounded))
+        }
+    }
     /// Transposes a tile of 16 by 16 words.
     #[inline(always)]
     unsafe fn transpose(from: *const f32, to: *mut f32) {

@@ -12,6 +12,7 @@ mod software;
 mod source;
 mod spin;
 mod weights;
+mod writer;
 
 use super::Vector;
 use crate::layout::{HALF, MAX_PLANES, TILE};
@@ -92,21 +93,61 @@ unsafe fn store<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *m
     }
 }
 
+/// [`store`], past the caches if the output is streamed to.
+///
+/// # Safety
+/// As for [`store`] and [`Vector::stream`].
+#[inline(always)]
+unsafe fn store_or_stream<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *mut f32, streams: bool) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match (streams, PLANES) {
+            (false, _) => store::<U, PLANES>(value, to),
+            (true, 1) => U::narrow(value.0, value.1).stream(to),
+            (true, _) => {
+                value.0.stream(to);
+                value.1.stream(to.add(TILE));
+            }
+        }
+    }
+}
+
 /// Splits values into the planes that they are multiplied in.
 ///
 /// # Safety
 /// `to` is valid for a vector in each plane of the tile.
 #[inline(always)]
-unsafe fn store_planes<U: TileUnit, const PLANES: usize>(mut value: Pair<U::Vector>, to: *mut f32) {
+unsafe fn store_planes<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *mut f32) {
     // SAFETY: passed on from the caller.
     unsafe {
+        if PLANES == 1 {
+            return U::narrow(value.0, value.1).store(to);
+        }
+        let (low, high) = (planes::<_, PLANES>(value.0), planes::<_, PLANES>(value.1));
         for plane in 0..PLANES {
-            let words = U::narrow(value.0, value.1);
-            words.store(to.add(plane * TILE));
-            let rounded = words.widen();
-            value = (value.0.sub(rounded.0), value.1.sub(rounded.1));
+            U::Vector::zip_high(low[plane], high[plane]).store(to.add(plane * TILE));
         }
     }
+}
+
+/// The planes of values, more than one, as floats.
+///
+/// # Safety
+/// The machine has the vector's instructions.
+#[inline(always)]
+unsafe fn planes<V: Vector, const PLANES: usize>(value: V) -> [V; PLANES] {
+    let mut planes = [value; PLANES];
+    // SAFETY: passed on from the caller.
+    unsafe {
+        for plane in 1..PLANES {
+            (planes[plane - 1], planes[plane]) = planes[plane - 1].split_bf16();
+        }
+        if PLANES < MAX_PLANES {
+            planes[PLANES - 1] = planes[PLANES - 1].split_bf16().0;
+        }
+    }
+    // The last of all planes takes what is left, which is seven bits at most.
+    planes
 }
 
 /// A tile in memory of its own.

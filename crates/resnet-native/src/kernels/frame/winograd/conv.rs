@@ -7,7 +7,7 @@ use super::super::conv::{Measured, Place, multiply};
 use super::super::rows::Rows;
 use super::super::scratch::Scratch;
 use super::transform::{self, Input, Transform};
-use super::{KERNEL, POINTS, Row, QUAD, WINDOW};
+use super::{KERNEL, POINTS, QUAD, Row, WINDOW};
 use crate::geometry::{Direction, Gather, Tap};
 use crate::kernels::{ConvBand, Source, Sums};
 use crate::layout::{GROUP, lane_mask};
@@ -21,9 +21,10 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
     let gather = band.gather;
     let mut inputs = Inputs::new(gather);
     let mut sums = Scratch::take(POINTS * gather.to.channels.next_multiple_of(K) * P * GROUP);
+    let streams = band.streams();
     let mut totals = band.sums;
     totals.totals().fill(0.0);
-    let mut writer = Writer::new(band.output, gather, band.accumulate, &totals);
+    let mut writer = Writer::new(band.output, gather, [band.accumulate, streams], &totals);
     let quads = gather.to.width.div_ceil(QUAD);
     let read = gather.rows_read(band.rows.clone());
     let mut prepared = read.start;
@@ -55,6 +56,8 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
         }
     }
     totals.finish();
+    // SAFETY: passed on from the caller.
+    unsafe { V::end_stream() };
 }
 
 /// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place of a pixel. A row takes the
@@ -171,6 +174,8 @@ struct Writer<'a> {
     channels: usize,
     width: usize,
     accumulate: bool,
+    /// Whether the output is written past the caches.
+    streams: bool,
     measured: Measured<'a>,
     /// One value a channel, where something is measured.
     pivot: Vec<f32>,
@@ -180,14 +185,14 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(output: &'a mut [f32], gather: &Gather, accumulate: bool, totals: &Sums<'a>) -> Self {
+    fn new(output: &'a mut [f32], gather: &Gather, [accumulate, streams]: [bool; 2], totals: &Sums<'a>) -> Self {
         let (channels, width) = (gather.to.channels, gather.to.width);
         let mut pivot = totals.pivot().to_vec();
         pivot.resize(channels, 0.0);
         let mut sums = Scratch::take(2 * channels * GROUP);
         sums.all().fill(0.0);
         let (measured, mask) = (Measured::of(totals), lane_mask(totals.images()));
-        Self { output, channels, width, accumulate, measured, pivot, mask, sums }
+        Self { output, channels, width, accumulate, streams, measured, pivot, mask, sums }
     }
 
     /// Writes some quads of a row.
@@ -241,7 +246,8 @@ impl<'a> Writer<'a> {
                     }
                     let at = first + (quad + j) * self.channels * GROUP;
                     let value = if self.accumulate { y[j].add(V::load(output.add(at))) } else { y[j] };
-                    self.measured.write(value, (output, at), channel, factors, &mut sums);
+                    let value = self.measured.add(value, at, channel, factors, &mut sums);
+                    value.store_or_stream(output.add(at), self.streams);
                 }
             }
             sums[0].store(place);

@@ -6,7 +6,7 @@ use super::super::Vector;
 use super::super::rows::Rows;
 use super::super::scratch::Scratch;
 use super::transform::{Gradient, Input, Transform};
-use super::{KERNEL, POINTS, Row, QUAD, WINDOW};
+use super::{KERNEL, POINTS, QUAD, Row, WINDOW};
 use crate::geometry::Conv2d;
 use crate::kernels::ConvWeightsBand;
 use crate::layout::GROUP;
