@@ -337,7 +337,6 @@ impl Shard {
                 shift: &values.shift,
                 relu,
                 images,
-                streams: streams(body.layout(), shape, pass.images),
             });
         });
     }

@@ -122,8 +122,6 @@ pub struct Normalize<'a> {
     pub relu: bool,
     /// Images in the group.
     pub images: usize,
-    /// Write past the caches.
-    pub streams: bool,
 }
 
 /// `scale * input + shift`, one value a channel.
@@ -214,6 +212,12 @@ impl Source<'_> {
 }
 
 impl ConvBand<'_> {
+    /// Whether the output is written past the caches, which takes whole lines.
+    pub(super) fn streams(&self) -> bool {
+        const LINE_BYTES: usize = 64;
+        self.streams && !self.accumulate && (self.output.as_ptr() as usize).is_multiple_of(LINE_BYTES)
+    }
+
     pub(super) fn check(&self, kernels: &dyn Kernels) {
         let (gather, layout) = (self.gather, kernels.layout());
         assert!(self.rows.end <= gather.rows.len() && gather.kernel <= frame::MAX_KERNEL);
@@ -229,19 +233,6 @@ impl ConvBand<'_> {
             Sums::Gradient(reduction) => reduction.check(gather.to, self.output.len()),
         }
     }
-}
-
-impl ConvBand<'_> {
-    /// Whether the output is written past the caches.
-    pub(super) fn streams(&self) -> bool {
-        self.streams && !self.accumulate && is_aligned(self.output)
-    }
-}
-
-/// Whether words may be written past the caches, line by line.
-fn is_aligned(output: &[f32]) -> bool {
-    const LINE_BYTES: usize = 64;
-    (output.as_ptr() as usize).is_multiple_of(LINE_BYTES)
 }
 
 impl<'a> Sums<'a> {
@@ -322,11 +313,6 @@ fn check_rows(shape: Shape, layout: Layout, slices: &[&[f32]]) {
 }
 
 impl Normalize<'_> {
-    /// Whether the output is written past the caches.
-    pub(super) fn streams(&self) -> bool {
-        self.streams && is_aligned(self.output)
-    }
-
     pub(super) fn check(&self, kernels: &dyn Kernels) {
         check_rows(self.shape, kernels.layout(), &[self.input, self.output, self.residual.unwrap_or(self.input)]);
         assert!(self.scale.len() == self.shape.channels && self.shift.len() == self.shape.channels);

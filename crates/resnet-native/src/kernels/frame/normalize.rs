@@ -11,7 +11,7 @@ use crate::layout::{GROUP, lane_mask};
 #[inline(always)]
 pub unsafe fn normalize<V: Vector>(band: Normalize<'_>) {
     let channels = band.scale.len();
-    let (mask, streams) = (lane_mask(band.images), band.streams());
+    let mask = lane_mask(band.images);
     let pixels = band.input.len() / (channels * GROUP);
     for pixel in 0..pixels {
         for channel in 0..channels {
@@ -28,14 +28,11 @@ pub unsafe fn normalize<V: Vector>(band: Normalize<'_>) {
                     if band.relu {
                         value = value.relu();
                     }
-                    let value = value.mul(V::load(mask.as_ptr().add(part)));
-                    value.store_or_stream(band.output.as_mut_ptr().add(at), streams);
+                    value.mul(V::load(mask.as_ptr().add(part))).store(band.output.as_mut_ptr().add(at));
                 }
             }
         }
     }
-    // SAFETY: passed on from the caller.
-    unsafe { V::end_stream() };
 }
 
 /// `scale * input + shift` of a channel.

@@ -1,7 +1,7 @@
 //! Batch norm's passes over tiles, with the shortcut and the rectifier taken along.
 
 use super::channels::{PaddedGate, PerChannel, TileGate};
-use super::{Pair, TileUnit, Vector, load, store, store_or_stream};
+use super::{Pair, TileUnit, Vector, load, store};
 use crate::kernels::{Normalize, NormalizeReduce, Reduction};
 use crate::layout::{HALF, TILE, Tiling, stored_tile};
 
@@ -13,7 +13,7 @@ use crate::layout::{HALF, TILE, Tiling, stored_tile};
 pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
     let tiling = Tiling::new(band.shape);
     let (scale, shift) = (PerChannel::new(band.scale, tiling), PerChannel::new(band.shift, tiling));
-    let (tile_len, streams) = (stored_tile(PLANES), band.streams());
+    let tile_len = stored_tile(PLANES);
     for (index, tile) in (0..band.input.len()).step_by(tile_len).enumerate() {
         let (block, halves) = (index % tiling.blocks, tiling.halves(index / tiling.blocks % tiling.columns));
         for part in (0..HALF).step_by(U::Vector::LANES) {
@@ -34,7 +34,7 @@ pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
                     if halves == 1 {
                         value.1 = U::Vector::splat(0.0);
                     }
-                    store_or_stream::<U, PLANES>(value, band.output.as_mut_ptr().add(at), streams);
+                    store::<U, PLANES>(value, band.output.as_mut_ptr().add(at));
                 }
             }
         }
@@ -42,8 +42,6 @@ pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
             half[band.images * HALF..].fill(0.0);
         }
     }
-    // SAFETY: passed on from the caller.
-    unsafe { U::Vector::end_stream() };
 }
 
 /// Tiles of a block summed in single precision before the sums move on to double.
