@@ -142,11 +142,11 @@ unsafe fn planes<V: Vector, const PLANES: usize>(value: V) -> [V; PLANES] {
         for plane in 1..PLANES {
             (planes[plane - 1], planes[plane]) = planes[plane - 1].split_bf16();
         }
+        // What two planes leave of single precision is seven bits at most: the third takes them as they are.
         if PLANES < MAX_PLANES {
             planes[PLANES - 1] = planes[PLANES - 1].split_bf16().0;
         }
     }
-    // The last of all planes takes what is left, which is seven bits at most.
     planes
 }
 
