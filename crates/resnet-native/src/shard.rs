@@ -489,6 +489,7 @@ struct ConvBackward<'a> {
     part: usize,
     /// Whether the gradient by the input is added to what is there.
     accumulate: bool,
+    /// Whether else it is written past the caches.
     streams: bool,
 }
 

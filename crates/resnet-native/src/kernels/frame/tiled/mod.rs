@@ -83,14 +83,7 @@ unsafe fn load<V: Vector, const PLANES: usize>(from: *const f32) -> Pair<V> {
 #[inline(always)]
 unsafe fn store<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *mut f32) {
     // SAFETY: passed on from the caller.
-    unsafe {
-        if PLANES == 1 {
-            U::narrow(value.0, value.1).store(to);
-        } else {
-            value.0.store(to);
-            value.1.store(to.add(TILE));
-        }
-    }
+    unsafe { store_or_stream::<U, PLANES>(value, to, false) }
 }
 
 /// [`store`], past the caches if the output is streamed to.
@@ -101,13 +94,11 @@ unsafe fn store<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *m
 unsafe fn store_or_stream<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *mut f32, streams: bool) {
     // SAFETY: passed on from the caller.
     unsafe {
-        match (streams, PLANES) {
-            (false, _) => store::<U, PLANES>(value, to),
-            (true, 1) => U::narrow(value.0, value.1).stream(to),
-            (true, _) => {
-                value.0.stream(to);
-                value.1.stream(to.add(TILE));
-            }
+        if PLANES == 1 {
+            U::narrow(value.0, value.1).store_or_stream(to, streams);
+        } else {
+            value.0.store_or_stream(to, streams);
+            value.1.store_or_stream(to.add(TILE), streams);
         }
     }
 }

@@ -49,13 +49,11 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
         let filled = if halves == 2 { values } else { [values[0], ZERO[0].as_ptr()] };
         // SAFETY: passed on from the caller.
         unsafe {
-            match &self.measure.factors {
-                Factors::Nothing => self.store::<U>(filled, at),
-                Factors::Moments { .. } => {
-                    self.store::<U>(filled, at);
-                    self.measure.add::<U::Vector>(values, place.block, halves);
-                }
-                Factors::Gradient { .. } => self.store_gradient::<U>(filled, at, place.block),
+            if let Factors::Gradient { .. } = self.measure.factors {
+                self.store_gradient::<U>(filled, at, place.block);
+            } else {
+                self.store::<U>(filled, at);
+                self.measure.add::<U::Vector>(values, place.block, halves);
             }
         }
     }

@@ -9,6 +9,7 @@ use super::super::scratch::Scratch;
 use super::transform::{self, Input, Transform};
 use super::{KERNEL, POINTS, QUAD, Row, WINDOW};
 use crate::geometry::{Direction, Gather, Tap};
+use crate::graph::Shape;
 use crate::kernels::{ConvBand, Source, Sums};
 use crate::layout::{GROUP, lane_mask};
 
@@ -21,28 +22,20 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
     let gather = band.gather;
     let mut inputs = Inputs::new(gather);
     let mut sums = Scratch::take(POINTS * gather.to.channels.next_multiple_of(K) * P * GROUP);
-    let streams = band.streams();
-    let mut totals = band.sums;
-    totals.totals().fill(0.0);
-    let mut writer = Writer::new(band.output, gather, [band.accumulate, streams], &totals);
+    let (input, weights, rows) = (band.input, band.weights, band.rows.clone());
+    let mut writer = Writer::new(band);
     let quads = gather.to.width.div_ceil(QUAD);
-    let read = gather.rows_read(band.rows.clone());
+    let read = gather.rows_read(rows.clone());
     let mut prepared = read.start;
-    for (index, row) in band.rows.enumerate() {
+    for (index, row) in rows.enumerate() {
         let taps = &gather.rows[row];
         let needed = taps.iter().map(|tap| tap.from + 1).max().unwrap_or(prepared);
         // SAFETY: the rows lie inside the input; packed weights hold all blocks at all points.
         unsafe {
-            inputs.prepare::<V>(band.input, prepared..needed.max(prepared));
+            inputs.prepare::<V>(input, prepared..needed.max(prepared));
             prepared = needed.max(prepared);
             for first in (0..quads).step_by(P) {
-                let product = Product {
-                    inputs: &mut inputs,
-                    taps,
-                    weights: band.weights,
-                    channels: gather.to.channels,
-                    quad: first,
-                };
+                let product = Product { inputs: &mut inputs, taps, weights, channels: gather.to.channels, quad: first };
                 let sums = sums.all();
                 match P.min(quads - first) {
                     1 => product.run::<V, K, 1>(sums),
@@ -52,12 +45,11 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
                 }
                 writer.write::<V, K>(sums, index, first..(first + P).min(quads));
             }
-            writer.flush_sums::<V>(totals.totals());
+            writer.flush_sums::<V>();
         }
     }
-    totals.finish();
     // SAFETY: passed on from the caller.
-    unsafe { V::end_stream() };
+    unsafe { writer.finish::<V>() };
 }
 
 /// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place of a pixel. A row takes the
@@ -182,17 +174,20 @@ struct Writer<'a> {
     mask: [f32; GROUP],
     /// Sums over a row, `[channel][2][16 images]`.
     sums: Scratch,
+    totals: Sums<'a>,
 }
 
 impl<'a> Writer<'a> {
-    fn new(output: &'a mut [f32], gather: &Gather, [accumulate, streams]: [bool; 2], totals: &Sums<'a>) -> Self {
-        let (channels, width) = (gather.to.channels, gather.to.width);
+    fn new(band: ConvBand<'a>) -> Self {
+        let (Shape { channels, width, .. }, streams) = (band.gather.to, band.streams());
+        let ConvBand { output, accumulate, sums: mut totals, .. } = band;
+        totals.totals().fill(0.0);
         let mut pivot = totals.pivot().to_vec();
         pivot.resize(channels, 0.0);
         let mut sums = Scratch::take(2 * channels * GROUP);
         sums.all().fill(0.0);
-        let (measured, mask) = (Measured::of(totals), lane_mask(totals.images()));
-        Self { output, channels, width, accumulate, streams, measured, pivot, mask, sums }
+        let (measured, mask) = (Measured::of(&totals), lane_mask(totals.images()));
+        Self { output, channels, width, accumulate, streams, measured, pivot, mask, sums, totals }
     }
 
     /// Writes some quads of a row.
@@ -260,13 +255,23 @@ impl<'a> Writer<'a> {
     /// # Safety
     /// The machine has the vector's instructions.
     #[inline(always)]
-    unsafe fn flush_sums<V: Vector>(&mut self, totals: &mut [f64]) {
-        for (lanes, total) in self.sums.all().chunks_exact_mut(GROUP).zip(totals) {
+    unsafe fn flush_sums<V: Vector>(&mut self) {
+        for (lanes, total) in self.sums.all().chunks_exact_mut(GROUP).zip(self.totals.totals()) {
             for part in (0..GROUP).step_by(V::LANES) {
                 // SAFETY: passed on from the caller.
                 unsafe { *total += f64::from(V::load(lanes.as_ptr().add(part)).sum()) };
             }
             lanes.fill(0.0);
         }
+    }
+
+    /// Gives the sums out.
+    ///
+    /// # Safety
+    /// The machine has the vector's instructions.
+    unsafe fn finish<V: Vector>(mut self) {
+        // SAFETY: passed on from the caller.
+        unsafe { V::end_stream() };
+        self.totals.finish();
     }
 }

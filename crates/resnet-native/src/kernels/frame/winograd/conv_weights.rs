@@ -11,7 +11,7 @@ use crate::geometry::Conv2d;
 use crate::kernels::ConvWeightsBand;
 use crate::layout::GROUP;
 
-/// Tiles summed at once: those of `K` outputs then stay in the first-level cache while the inputs go by.
+/// Quads summed at once: those of `K` outputs then stay in the first-level cache while the inputs go by.
 const QUADS: usize = 64;
 
 /// Points worked out at once: 0 and infinity, a and -a, or b and -b, which share most of the work.
