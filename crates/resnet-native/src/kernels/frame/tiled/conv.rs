@@ -7,7 +7,7 @@ use super::rows::Rows;
 use super::source::Values;
 use super::weights::chunk_len;
 use super::writer::{Place, Writer};
-use super::{SCRATCH, Tile, TileUnit, ZERO, plane_products};
+use super::{SCRATCH, Tile, TileUnit, ZERO, plane_products, winograd};
 use crate::geometry::{Gather, Term};
 use crate::kernels::ConvBand;
 use crate::layout::{TILE, Tiling};
@@ -22,7 +22,12 @@ const PREPARED_TILES: usize = 256;
 #[inline(always)]
 pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
     let (gather, all) = (band.gather, band.rows.clone());
-    let (rows_at_once, kept) = rows_at_once::<PLANES>(gather, all.clone());
+    if winograd::fits(&gather.conv, PLANES) {
+        // SAFETY: passed on from the caller.
+        return unsafe { winograd::conv::<U, PLANES>(band) };
+    }
+    let row_tiles = Tiling::new(gather.from).row_tiles() * PLANES;
+    let (rows_at_once, kept) = rows_at_once(gather, all.clone(), row_tiles, PREPARED_TILES);
     let input = Values::new(band.input, gather.from);
     let mut scratch = SCRATCH.take();
     let ring_len = Rows::<PLANES>::scratch_len(&input, gather.from, kept);
@@ -61,14 +66,13 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
     SCRATCH.set(scratch);
 }
 
-/// How many rows to write at a time, and how many of those read to keep for that.
-fn rows_at_once<const PLANES: usize>(gather: &Gather, rows: Range<usize>) -> (usize, usize) {
-    let row_tiles = Tiling::new(gather.from).row_tiles() * PLANES;
+/// How many rows to write at a time, and how many of those read to keep for that: `most` tiles if it can be.
+pub fn rows_at_once(gather: &Gather, rows: Range<usize>, row_tiles: usize, most: usize) -> (usize, usize) {
     let mut count = rows.len().max(1);
     loop {
         let parts = rows.clone().step_by(count).map(|first| gather.rows_read(first..rows.end.min(first + count)).len());
         let kept = parts.max().unwrap_or(0).max(1).next_power_of_two();
-        if count == 1 || kept * row_tiles <= PREPARED_TILES {
+        if count == 1 || kept * row_tiles <= most {
             return (count, kept);
         }
         count = count.div_ceil(2);
@@ -151,7 +155,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                 for block in 0..blocks {
                     let tiles = tiles.map(|(tile, step)| tile.add(block * step));
                     let weights = weights.map(|tile| Some(tile?.add(block * PLANES * TILE)));
-                    multiply_tiles::<U, PAIR, PLANES>(unit, tiles, weights);
+                    multiply_tiles::<U, PAIR>(unit, plane_products(PLANES), tiles, weights);
                 }
             }
             unit.store::<0>(self.sums[0].as_mut_ptr());
@@ -164,18 +168,18 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     }
 }
 
-/// Adds the products of up to two columns' tiles and the weights for up to two halves of what is written: to registers 0 and
-/// 1 for the first column, to 2 and 3 for the second.
+/// Adds `products`, of tiles read and of weights, of up to two columns for up to two halves of what is written: to registers 0
+/// and 1 for the first column, to 2 and 3 for the second.
 ///
 /// # Safety
-/// All point to tiles, with as many planes as there are.
+/// All point to as many tiles as the products name.
 #[inline(always)]
-unsafe fn multiply_tiles<U: TileUnit, const PAIR: bool, const PLANES: usize>(
+pub unsafe fn multiply_tiles<U: TileUnit, const PAIR: bool>(
     unit: &mut U,
+    products: &[(usize, usize)],
     [first, second]: [*const f32; 2],
     weights: [Option<*const f32>; 2],
 ) {
-    let products = plane_products(PLANES);
     for (index, &(read, weight)) in products.iter().enumerate() {
         let changes = |of: fn(&(usize, usize)) -> usize| index == 0 || of(&products[index - 1]) != of(&products[index]);
         // SAFETY: passed on from the caller.

@@ -12,6 +12,7 @@ mod software;
 mod source;
 mod spin;
 mod weights;
+mod winograd;
 mod writer;
 
 use super::Vector;

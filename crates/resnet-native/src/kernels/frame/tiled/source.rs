@@ -62,9 +62,14 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// The tensor, where values are what is stored.
+    pub fn stored(&self) -> Option<*const f32> {
+        matches!(self.arithmetic, Arithmetic::Nothing).then_some(self.first.as_ptr())
+    }
+
     /// The tensor, where nothing is to be done with it before it is multiplied in one plane.
     pub fn direct<const PLANES: usize>(&self) -> Option<*const f32> {
-        (PLANES == 1 && matches!(self.arithmetic, Arithmetic::Nothing)).then_some(self.first.as_ptr())
+        self.stored().filter(|_| PLANES == 1)
     }
 
     /// The tensors that values are worked out from.

@@ -1,10 +1,14 @@
 //! Weights in the form that multiplies tiles: 16 rows of pairs of values read by 16 channels written.
 
+use super::winograd;
 use crate::geometry::{Conv2d, Direction, Gather};
 use crate::layout::{HALF, TILE, Tiling, split, tile_pixels};
 
 /// Words of the packed weights.
 pub fn packed_len(gather: &Gather, planes: usize) -> usize {
+    if winograd::fits(&gather.conv, planes) {
+        return winograd::packed_len(gather, planes);
+    }
     Tiling::new(gather.to).chunks() * chunk_len(gather, planes)
 }
 
@@ -15,6 +19,9 @@ pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
 
 /// Packs `[out][in][row][column]`.
 pub fn pack_weights(gather: &Gather, planes: usize, weights: &[f32], packed: &mut [f32]) {
+    if winograd::fits(&gather.conv, planes) {
+        return winograd::pack_weights(gather, planes, weights, packed);
+    }
     let blocks = Tiling::new(gather.from).blocks;
     let (ways, kernel) = (&gather.tiles.weights, gather.kernel);
     for (index, tiles) in packed.chunks_exact_mut(planes * TILE).enumerate() {

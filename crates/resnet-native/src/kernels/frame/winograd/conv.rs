@@ -8,7 +8,7 @@ use super::super::rows::Rows;
 use super::super::scratch::Scratch;
 use super::transform::{self, Input, Transform};
 use super::{KERNEL, POINTS, QUAD, Row, WINDOW};
-use crate::geometry::{Direction, Gather, Tap};
+use crate::geometry::{Gather, Tap};
 use crate::graph::Shape;
 use crate::kernels::{ConvBand, Source, Sums};
 use crate::layout::{GROUP, lane_mask};
@@ -62,12 +62,7 @@ struct Inputs {
 
 impl Inputs {
     fn new(gather: &Gather) -> Self {
-        let padding = gather.conv.horizontal.padding as isize;
-        let padding = match gather.direction {
-            Direction::Forward => padding,
-            Direction::Backward => KERNEL as isize - 1 - padding,
-        };
-        let row = Row { width: gather.from.width, pixel: gather.from.channels * GROUP, padding };
+        let row = Row::read(gather, gather.from.channels * GROUP);
         let quads = gather.to.width.div_ceil(QUAD);
         let mut scratch = Scratch::take((1 + KERNEL * POINTS * quads) * row.pixel);
         scratch.all()[..row.pixel].fill(0.0);

@@ -41,8 +41,8 @@ pub fn pack_weights(gather: &Gather, weights: &[f32], block: usize, packed: &mut
     }
 }
 
-/// The value of a kernel's row at a point.
-fn at_point(row: &[f32], point: usize, direction: Direction) -> f32 {
+/// The value of a kernel's row, which `row` begins with, at a point.
+pub fn at_point(row: &[f32], point: usize, direction: Direction) -> f32 {
     let tap = |index: usize| match direction {
         Direction::Forward => row[index],
         Direction::Backward => row[KERNEL - 1 - index],

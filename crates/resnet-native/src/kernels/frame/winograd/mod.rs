@@ -16,25 +16,25 @@
 mod conv;
 mod conv_weights;
 mod filter;
-mod transform;
+pub mod transform;
 
 pub use conv::conv;
 pub use conv_weights::conv_weights;
-pub use filter::{gradient_len, pack_weights, packed_len, unpack_gradient};
+pub use filter::{at_point, gradient_len, pack_weights, packed_len, unpack_gradient};
 
-use crate::geometry::{Conv1d, Conv2d};
+use crate::geometry::{Conv1d, Conv2d, Direction, Gather};
 
 /// Outputs of a quad.
-const QUAD: usize = 4;
+pub const QUAD: usize = 4;
 
 /// Points at which the polynomials of a quad are multiplied: 0, infinity, a, -a, b, -b.
-const POINTS: usize = 6;
+pub const POINTS: usize = 6;
 
 /// Inputs that a quad sees.
-const WINDOW: usize = 6;
+pub const WINDOW: usize = 6;
 
 /// Side of the kernel.
-const KERNEL: usize = 3;
+pub const KERNEL: usize = 3;
 
 /// Channels on either side, and pixels of a row, below which the transformations take more than they save.
 const WORTHWHILE: (usize, usize) = (8, 4);
@@ -51,19 +51,29 @@ pub fn fits(conv: &Conv2d) -> bool {
 
 /// A row of pixels that quads are read from.
 #[derive(Clone, Copy)]
-struct Row {
+pub struct Row {
     /// Its pixels.
-    width: usize,
+    pub width: usize,
     /// Floats of a pixel.
-    pixel: usize,
+    pub pixel: usize,
     /// Pixels from the first that a quad reads to its own first.
-    padding: isize,
+    pub padding: isize,
 }
 
 impl Row {
+    /// What a convolution, or its gradient by the input, reads.
+    pub fn read(gather: &Gather, pixel: usize) -> Self {
+        let padding = gather.conv.horizontal.padding as isize;
+        let padding = match gather.direction {
+            Direction::Forward => padding,
+            Direction::Backward => KERNEL as isize - 1 - padding,
+        };
+        Self { width: gather.from.width, pixel, padding }
+    }
+
     /// Where the pixels are that a quad reads, in a row at `row`; `zeros` has to stand for those beyond it.
     #[inline(always)]
-    fn window(&self, quad: usize, row: *const f32, zeros: *const f32) -> [*const f32; WINDOW] {
+    pub fn window(&self, quad: usize, row: *const f32, zeros: *const f32) -> [*const f32; WINDOW] {
         let first = (quad * QUAD) as isize - self.padding;
         let mut pixels = [zeros; WINDOW];
         for (x, pixel) in (first..).zip(&mut pixels) {
