@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use crate::graph::Shape;
 use crate::kernels::KernelSet;
 use crate::layout::{GROUP, HALF};
+use crate::pass::{Pass, Weights};
 use crate::plan::{Backward, Forward, Plan};
 use crate::profile::{StepTime, Work};
 use crate::program::{Layer, Program};
-use crate::shard::{Pass, Shard, Weights};
+use crate::shard::Shard;
 use crate::statistics::NormValues;
 use crate::team::Team;
 
@@ -151,7 +152,7 @@ impl Executor {
     fn sums(&self, channels: usize) -> Vec<f64> {
         let mut totals = vec![0.0; 2 * channels];
         let shards = self.shards.iter().filter(|shard| shard.images() > 0);
-        for row in shards.flat_map(|shard| shard.sums().chunks_exact(2 * channels)) {
+        for row in shards.flat_map(Shard::sums).flat_map(|sums| sums.chunks_exact(2 * channels)) {
             totals.iter_mut().zip(row).for_each(|(total, value)| *total += value);
         }
         totals

@@ -190,11 +190,6 @@ pub const fn groups(images: usize) -> usize {
     images.div_ceil(GROUP)
 }
 
-/// Images of group `group` in a batch of `images`.
-pub fn images_in_group(images: usize, group: usize) -> usize {
-    (images - group * GROUP).min(GROUP)
-}
-
 /// One for each lane that holds an image, zero for the others.
 pub fn lane_mask(images: usize) -> [f32; GROUP] {
     std::array::from_fn(|lane| if lane < images { 1.0 } else { 0.0 })

@@ -1,7 +1,7 @@
 //! The CPU engine: a network of layers, compiled once into a plan over one arena, and run.
 //!
 //! A [`Graph`] says what to run. A [`Session`] lowers it to fused layers (`program`), lays them out for
-//! a batch size (`plan`, `arena`, `layout`) and runs them on its threads (`execute`, `team`) with the
+//! a batch size (`plan`, `arena`, `layout`) and runs them on its threads (`execute`, `shard`, `group`, `team`) with the
 //! kernels of the best instruction set the machine has (`kernels`). It knows tensors and layers, nothing of files,
 //! recipes or command lines.
 
@@ -10,11 +10,13 @@ mod error;
 mod execute;
 pub mod geometry;
 pub mod graph;
+mod group;
 pub mod infer;
 pub mod kernels;
 mod layout;
 mod loss;
 mod optimizer;
+mod pass;
 mod plan;
 mod profile;
 mod program;

@@ -10,9 +10,9 @@ use crate::infer::Inference;
 use crate::kernels::{Isa, KernelSet, PixelKernels, Precision, select, select_inference};
 use crate::loss::{Outcome, softmax_cross_entropy};
 use crate::optimizer::{Optimizer, Update};
+use crate::pass::Weights;
 use crate::profile::{StepTime, Work};
 use crate::program::{Placed, Program};
-use crate::shard::Weights;
 use crate::team::Team;
 
 /// How a session runs.

@@ -1,35 +1,23 @@
-//! The part of a batch that one thread takes through a stretch of layers: one or two groups of images with
-//! an arena of their own, small enough that what a layer writes is still in the cache when the next reads it.
+//! The part of a batch that one thread takes through a stretch of layers: one or two groups of images, few
+//! enough that what a layer writes is still in the cache when the next reads it.
 //!
-//! Where a stretch's layers need one group alone, a shard takes its groups through it one after the other.
-//!
-//! A shard's steps are cut into bands further, for the threads that have no shard. How a step is cut depends
-//! on the batch alone, never on the number of threads, and with it so does the order of every sum.
+//! Where a stretch's layers need one group alone, a shard takes its groups through it one after the other, unless
+//! another thread has nothing else to do. Gradients by weights take all groups of a shard together, in bands of rows.
 
 use std::ops::Range;
-use std::slice::ChunksMut;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::vec;
 
 use crate::arena::{Arena, Buffer};
 use crate::graph::{NodeId, Shape};
-use crate::kernels::{
-    ConvBand, ConvWeightsBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeReduce, Pad, Pool,
-    Reduction, Source, Sums,
-};
-use crate::layout::{GROUP, Layout, band_rows, groups, images_in_group};
-use crate::plan::{Backward, ConvGradients, Forward, Plan, Read, Rectifier, Reduce};
+use crate::group::Group;
+use crate::kernels::{ConvBand, ConvWeightsBand, Source, Sums};
+use crate::layout::{GROUP, Layout, band_rows, groups};
+use crate::pass::{BANDS, Pass, Weights, streams};
+use crate::plan::{Backward, ConvGradients, Plan, Read, Reduce};
 use crate::profile::{StepTime, Work};
-use crate::program::{ConvLayer, Layer, Program};
-use crate::statistics::NormValues;
-use crate::team::Team;
-
-/// Bands that a step is cut into over the whole batch, as near as the height allows: enough for many threads.
-const BANDS: usize = 16;
-
-/// Bytes of a tensor that may be in the caches when the next layer reads it.
-const CACHED_BYTES: usize = 2 << 20;
+use crate::program::ConvLayer;
 
 /// Pixels that a band of a gradient by weights should have at least: below, summing the lanes of the
 /// accumulators takes a noticeable share of the time.
@@ -41,91 +29,10 @@ const TILED_WEIGHT_BAND_PIXELS: usize = 256;
 /// Floats that the partial gradients of one convolution may take.
 const MAX_PARTIAL_LEN: usize = 1 << 22;
 
-/// Layout of the logits and their gradient.
-const HEAD: Layout = Layout::Interleaved;
-
-/// What the steps need of the network, and the threads that take them.
-#[derive(Clone, Copy)]
-pub struct Weights<'a> {
-    /// The threads.
-    pub team: &'a Team,
-    /// The program.
-    pub program: &'a Program,
-    /// The kernels.
-    pub kernels: KernelSet,
-    /// Flat parameters.
-    pub parameters: &'a [f32],
-    /// Packed weights of all convolutions.
-    pub packed: &'a [f32],
-}
-
-impl Weights<'_> {
-    /// The kernels of the convolutional part.
-    pub fn body(&self) -> &'static dyn Kernels {
-        self.kernels.body
-    }
-}
-
-/// A pass over a batch, as far as all shards share it.
-#[derive(Clone, Copy)]
-pub struct Pass<'a> {
-    /// The network.
-    pub weights: Weights<'a>,
-    /// Its steps.
-    pub plan: &'a Plan,
-    /// Images of the batch.
-    pub images: usize,
-    /// Values of the batch norms, as far as they are known.
-    pub norms: &'a [NormValues],
-    /// In the forward pass, the running statistics: pivots of the moments.
-    pub running: Option<&'a [f32]>,
-}
-
-impl<'a> Pass<'a> {
-    /// What a convolution reads from its [places](Read::places) in a group of `images`.
-    fn source<'b>(&self, read: Read<Buffer>, [first, second]: [&'b [f32]; 2], images: usize) -> Source<'b>
-    where
-        'a: 'b,
-    {
-        match read {
-            Read::Stored(_) => Source::Stored(first),
-            Read::Normalized { norm, .. } => {
-                Source::Normalized { input: first, affine: self.norms[norm].affine(), images }
-            }
-            Read::NormGradient { norm, .. } => {
-                let factors = self.norms[norm].factors.each_ref().map(Vec::as_slice);
-                Source::NormGradient { gradient: first, input: second, factors, images }
-            }
-        }
-    }
-
-    /// What becomes of the gradient of a batch norm's output, from its [places](Reduce::places) in the rows of a band.
-    fn reduction<'b>(
-        &self,
-        reduce: Reduce<Buffer>,
-        [input, rectified]: [&'b [f32]; 2],
-        sums: &'b mut [f64],
-    ) -> Reduction<'b>
-    where
-        'a: 'b,
-    {
-        let values = &self.norms[reduce.norm];
-        let gate = match reduce.rectifier {
-            Rectifier::None => Gate::Open,
-            Rectifier::OfInput => Gate::Input(values.affine()),
-            Rectifier::OfSum(_) => Gate::Output(rectified),
-        };
-        Reduction { gate, input, mean: &values.mean, inv_std: &values.inv_std, sums }
-    }
-}
-
 /// Some images of a batch.
 pub struct Shard {
-    /// Memory of each group.
-    arenas: Vec<Arena>,
-    images: usize,
-    /// Sums of the batch norm that the last stretch of layers ended at, `[band][channel][2]`.
-    sums: Vec<f64>,
+    /// As many as fit; those in use are the first.
+    groups: Vec<Group>,
     /// Partial gradients by the weights of the last stretch's convolution, `[band][gradient]`.
     partials: Arena,
     partial_len: usize,
@@ -142,9 +49,7 @@ impl Shard {
     /// A shard with the memory that `plan` takes.
     pub fn new(plan: &Plan, layout: Layout) -> Self {
         Self {
-            arenas: (0..layout.weight_groups()).map(|_| Arena::new(plan.arena_len)).collect(),
-            images: 0,
-            sums: Vec::new(),
+            groups: (0..layout.weight_groups()).map(|_| Group::new(plan)).collect(),
             partials: Arena::new(0),
             partial_len: 0,
             bias_gradient: Vec::new(),
@@ -154,12 +59,12 @@ impl Shard {
 
     /// Images it holds.
     pub fn images(&self) -> usize {
-        self.images
+        self.groups.iter().map(|group| group.images).sum()
     }
 
-    /// Sums of the batch norm that the last stretch of layers ended at, `[band][channel][2]`.
-    pub fn sums(&self) -> &[f64] {
-        &self.sums
+    /// Sums of the batch norm that the last stretch of layers ended at, `[band][channel][2]` of each group.
+    pub fn sums(&self) -> impl Iterator<Item = &[f64]> {
+        self.groups.iter().filter(|group| group.images > 0).map(|group| group.sums.as_slice())
     }
 
     /// Partial gradients by the weights of the last stretch's convolution, one after the other.
@@ -177,183 +82,70 @@ impl Shard {
         std::mem::take(&mut self.times)
     }
 
-    fn note(&mut self, work: Work, node: Option<NodeId>, time: Duration) {
-        self.times.push(StepTime { work, node, time });
+    /// The groups that hold images.
+    fn groups_in_use(&mut self) -> impl Iterator<Item = &mut Group> {
+        self.groups.iter_mut().filter(|group| group.images > 0)
     }
 
     /// Lays images `[images][channels][height][width]` out, no more than fit.
     pub fn load_images(&mut self, plan: &Plan, weights: Weights<'_>, pixels: &[f32]) {
-        let (start, program) = (Instant::now(), weights.program);
-        let image_len = program.stem.input().len();
-        self.images = pixels.len() / image_len;
-        let groups = self.arenas.iter_mut().zip(pixels.chunks(GROUP * image_len));
-        weights.team.for_each(groups, |(arena, images)| {
-            let (_, [group]) = arena.borrow([], [plan.input]);
-            weights.body().load_images(Images { images, conv: &program.stem, group });
-        });
-        self.note(Work::Load, None, start.elapsed());
+        let start = Instant::now();
+        let mut images = pixels.chunks(GROUP * weights.program.stem.input().len());
+        let groups = self.groups.iter_mut().map(|group| (group, images.next().unwrap_or_default()));
+        weights.team.for_each(groups, |(group, images)| group.load_images(plan, weights, images));
+        self.times.push(StepTime { work: Work::Load, node: None, time: start.elapsed() });
     }
 
     /// The logits `[images][classes]` of the last forward pass.
     pub fn logits(&self, plan: &Plan, shape: Shape, logits: &mut [f32]) {
-        for (arena, logits) in self.arenas.iter().zip(logits.chunks_mut(GROUP * shape.len())) {
-            HEAD.unpack_group(arena.read(plan.logits), shape, logits);
+        for (group, logits) in self.groups.iter().zip(logits.chunks_mut(GROUP * shape.len())) {
+            group.logits(plan, shape, logits);
         }
     }
 
     /// Puts the gradient of the logits, `[images][classes]`, where the backward pass starts.
     pub fn load_logits_gradient(&mut self, plan: &Plan, shape: Shape, gradient: &[f32]) {
-        for (arena, gradient) in self.arenas.iter_mut().zip(gradient.chunks(GROUP * shape.len())) {
-            let (_, [group]) = arena.borrow([], [plan.logits_gradient]);
-            HEAD.pack_group(gradient, shape, group);
+        for (group, gradient) in self.groups.iter_mut().zip(gradient.chunks(GROUP * shape.len())) {
+            group.load_logits_gradient(plan, shape, gradient);
         }
     }
 
     /// Runs some forward steps.
     pub fn forward(&mut self, pass: Pass<'_>, steps: Range<usize>) {
-        self.sums.clear();
-        for group in 0..groups(self.images) {
-            steps.clone().for_each(|index| self.forward_step(pass, index, group));
-        }
+        pass.weights.team.for_each(self.groups_in_use(), |group| {
+            group.sums.clear();
+            pass.plan.forward[steps.clone()].iter().for_each(|step| group.forward_step(pass, step));
+        });
+        self.add_up_times();
     }
 
     /// Runs some backward steps.
     pub fn backward(&mut self, pass: Pass<'_>, steps: Range<usize>) {
-        self.sums.clear();
+        self.groups_in_use().for_each(|group| group.sums.clear());
         let is_conv = |step: &(NodeId, Backward)| matches!(step.1, Backward::Conv(_));
         for steps in pass.plan.backward[steps].chunk_by(|a, b| !is_conv(a) && !is_conv(b)) {
             if let (node, Backward::Conv(step)) = steps[0] {
                 self.conv_backward(pass, node, step);
             } else {
-                for group in 0..groups(self.images) {
-                    steps.iter().for_each(|&step| self.backward_step(pass, step, group));
+                pass.weights.team.for_each(self.groups_in_use(), |group| {
+                    steps.iter().for_each(|&step| group.backward_step(pass, step));
+                });
+                self.add_up_times();
+            }
+        }
+    }
+
+    /// Adds up the groups' times of the same steps.
+    fn add_up_times(&mut self) {
+        let first = self.times.len();
+        for group in &mut self.groups {
+            for (index, step) in group.times.drain(..).enumerate() {
+                match self.times.get_mut(first + index) {
+                    Some(total) => total.time += step.time,
+                    None => self.times.push(step),
                 }
             }
         }
-    }
-
-    /// Room for the sums of some bands, `[band][channel][2]`.
-    fn new_sums(&mut self, len: usize) -> usize {
-        let start = self.sums.len();
-        self.sums.resize(start + len, 0.0);
-        start
-    }
-
-    fn forward_step(&mut self, pass: Pass<'_>, index: usize, group: usize) {
-        let (start, step) = (Instant::now(), pass.plan.forward[index]);
-        let (program, body) = (pass.weights.program, pass.weights.body());
-        match step.layer {
-            Layer::Conv { conv, .. } => self.conv(pass, conv, &step, group),
-            Layer::Norm { norm, relu, .. } => self.normalize(pass, norm, relu, &step, group),
-            Layer::Pad { stride, input, output } => {
-                let (narrow, wide) = (program.shapes[input], program.shapes[output]);
-                let ([input, _], [output]) = self.arenas[group].borrow(step.input.places(), [step.output]);
-                body.pad(Pad { narrow, wide, stride, input, output });
-            }
-            Layer::Pool { input, .. } => {
-                let shape = program.shapes[input];
-                let ([input, _], [output]) = self.arenas[group].borrow(step.input.places(), [step.output]);
-                body.pool(Pool { shape, input, output });
-            }
-        }
-        self.note(Work::Forward, Some(step.layer.output()), start.elapsed());
-    }
-
-    /// Runs a backward step, other than a convolution's, on a group.
-    fn backward_step(&mut self, pass: Pass<'_>, (node, step): (NodeId, Backward), group: usize) {
-        let start = Instant::now();
-        let (program, body) = (pass.weights.program, pass.weights.body());
-        match step {
-            Backward::Conv(_) => unreachable!("convolutions take all groups at once"),
-            Backward::Norm { reduce, gradient } => self.normalize_reduce(pass, reduce, gradient, group),
-            Backward::Pad { stride, input, output, output_gradient, input_gradient } => {
-                let (narrow, wide) = (program.shapes[input], program.shapes[output]);
-                let ([input], [output]) = self.arenas[group].borrow([output_gradient], [input_gradient]);
-                body.pad_backward(Pad { narrow, wide, stride, input, output });
-            }
-            Backward::Pool { input, output_gradient, input_gradient } => {
-                let shape = program.shapes[input];
-                let ([input], [output]) = self.arenas[group].borrow([output_gradient], [input_gradient]);
-                body.pool_backward(Pool { shape, input, output });
-            }
-        }
-        self.note(Work::Backward, Some(node), start.elapsed());
-    }
-
-    /// Images of a group.
-    fn images_in(&self, group: usize) -> usize {
-        images_in_group(self.images, group)
-    }
-
-    fn conv(&mut self, pass: Pass<'_>, conv: usize, step: &Forward, group: usize) {
-        let weights = pass.weights;
-        let layer = &weights.program.convs[conv];
-        let kernels = weights.kernels.of(layer.layout);
-        let bands = Bands::new(layer.conv.output(), layer.layout, pass.images);
-        let pivot = layer
-            .norm
-            .zip(pass.running)
-            .map(|(norm, running)| &running[weights.program.norms[norm].running_mean.clone()]);
-        let (channels, images) = (layer.conv.outputs, self.images_in(group));
-        let first_sum = self.new_sums(bands.count * 2 * channels);
-        let (places, [output]) = self.arenas[group].borrow(step.input.places(), [step.output]);
-        let input = pass.source(step.input, places, images);
-        let jobs = output.chunks_mut(bands.len).zip(self.sums[first_sum..].chunks_mut(2 * channels));
-        weights.team.for_each(jobs.enumerate(), |(index, (output, sums))| {
-            kernels.conv(ConvBand {
-                gather: &layer.forward,
-                rows: bands.rows(index),
-                input,
-                weights: &weights.packed[layer.packed_forward.clone()],
-                output: &mut *output,
-                accumulate: false,
-                streams: layer.bias.is_none() && streams(layer.layout, layer.conv.output(), pass.images),
-                sums: pivot.map_or(Sums::None, |pivot| Sums::Moments(Moments { pivot, sums, images })),
-            });
-            if let Some(bias) = &layer.bias {
-                add_bias(&weights.parameters[bias.clone()], output);
-            }
-        });
-        if pivot.is_none() {
-            self.sums.truncate(first_sum);
-        }
-    }
-
-    fn normalize(&mut self, pass: Pass<'_>, norm: usize, relu: bool, step: &Forward, group: usize) {
-        let (body, values) = (pass.weights.body(), &pass.norms[norm]);
-        let shape = pass.weights.program.norms[norm].shape;
-        let (bands, images) = (Bands::new(shape, body.layout(), pass.images), self.images_in(group));
-        let [input, _] = step.input.places();
-        let reads = [input, step.residual.unwrap_or(input)];
-        let ([input, residual], [output]) = self.arenas[group].borrow(reads, [step.output]);
-        let jobs = output.chunks_mut(bands.len).zip(input.chunks(bands.len));
-        pass.weights.team.for_each(jobs.zip(residual.chunks(bands.len)), |((output, input), residual)| {
-            body.normalize(Normalize {
-                shape,
-                input,
-                residual: step.residual.is_some().then_some(residual),
-                output,
-                scale: &values.scale,
-                shift: &values.shift,
-                relu,
-                images,
-            });
-        });
-    }
-
-    fn normalize_reduce(&mut self, pass: Pass<'_>, reduce: Reduce<Buffer>, gradient: Buffer, group: usize) {
-        let body = pass.weights.body();
-        let shape = pass.weights.program.norms[reduce.norm].shape;
-        let bands = Bands::new(shape, body.layout(), pass.images);
-        let first_sum = self.new_sums(bands.count * 2 * shape.channels);
-        let (places, [gradient]) = self.arenas[group].borrow(reduce.places(), [gradient]);
-        let [input, rectified] = places.map(|place| place.chunks(bands.len));
-        let sums = self.sums[first_sum..].chunks_mut(2 * shape.channels);
-        let jobs = gradient.chunks_mut(bands.len).zip(input).zip(rectified).zip(sums);
-        pass.weights.team.for_each(jobs, |(((gradient, input), rectified), sums)| {
-            let reduction = pass.reduction(reduce, [input, rectified], sums);
-            body.normalize_reduce(NormalizeReduce { shape, gradient, reduction });
-        });
     }
 
     /// Gradients of a convolution by its weights and by its input, band by band: what both read is then still in
@@ -363,20 +155,11 @@ impl Shard {
         let (conv, layout) = (&layer.conv, layer.layout);
         let len = pass.weights.kernels.of(layout).gradient_len(conv);
         let (rows, parts) = weight_bands(layer, len, pass.images);
-        let (groups, bands) = (groups(self.images), conv.output().height / rows);
-        self.new_partials(len * bands * groups.div_ceil(layout.weight_groups()));
+        let bands = conv.output().height / rows;
+        self.new_partials(len * bands * groups(self.images()).div_ceil(layout.weight_groups()));
         self.add_up_bias(step.output_gradient, layer);
-        let sums_len = if step.reduce().is_some() { 2 * conv.inputs } else { 0 };
-        let first_sum = self.new_sums(groups * bands * sums_len);
-        let mut sums = self.sums[first_sum..].chunks_mut(sums_len.max(1));
-        let band_len = conv.input().height.div_ceil(bands) * layout.row_len(conv.input());
-        let arenas = self.arenas[..groups].iter_mut().enumerate();
-        let mut groups: Vec<_> = arenas
-            .map(|(index, arena)| {
-                let images = images_in_group(self.images, index);
-                ConvGroup::new(pass, step, arena, images, band_len, &mut sums)
-            })
-            .collect();
+        let groups = self.groups.iter_mut().filter(|group| group.images > 0);
+        let mut groups: Vec<_> = groups.map(|group| ConvGroup::new(pass, step, group, bands)).collect();
         let mut jobs = Vec::new();
         let mut partials = self.partials.all()[..self.partial_len].chunks_mut(len / parts);
         for set in groups.chunks_mut(layout.weight_groups()) {
@@ -395,9 +178,9 @@ impl Shard {
         let times = [const { AtomicU64::new(0) }; 2];
         pass.weights.team.for_each(jobs.into_iter(), |job| work.run(job, &times));
         let [weights, input] = times.map(|time| Duration::from_nanos(time.into_inner()));
-        self.note(Work::BackwardWeights, Some(node), weights);
+        self.times.push(StepTime { work: Work::BackwardWeights, node: Some(node), time: weights });
         if step.input_gradient.is_some() {
-            self.note(Work::Backward, Some(node), input);
+            self.times.push(StepTime { work: Work::Backward, node: Some(node), time: input });
         }
     }
 
@@ -409,8 +192,8 @@ impl Shard {
         }
         self.bias_gradient.resize(layer.conv.outputs, 0.0);
         let [gradient, _] = output_gradient.places();
-        for arena in &self.arenas[..groups(self.images)] {
-            for (total, lanes) in self.bias_gradient.iter_mut().zip(arena.read(gradient).chunks_exact(GROUP)) {
+        for group in self.groups.iter().filter(|group| group.images > 0) {
+            for (total, lanes) in self.bias_gradient.iter_mut().zip(group.arena.read(gradient).chunks_exact(GROUP)) {
                 *total += lanes.iter().sum::<f32>();
             }
         }
@@ -434,16 +217,16 @@ struct ConvGroup<'a> {
 }
 
 impl<'a> ConvGroup<'a> {
-    /// From the group's arena, with the gradient by the input in bands of `band_len`, each with the next of the `sums` where
-    /// a batch norm wants them.
-    fn new<'s: 'a>(
-        pass: Pass<'a>,
-        step: ConvGradients,
-        arena: &'a mut Arena,
-        images: usize,
-        band_len: usize,
-        sums: &mut ChunksMut<'s, f64>,
-    ) -> Self {
+    /// From the group's memory, with the gradient by the input in as many `bands`, each with sums of its own where a batch norm
+    /// wants them.
+    fn new(pass: Pass<'a>, step: ConvGradients, group: &'a mut Group, bands: usize) -> Self {
+        let layer = &pass.weights.program.convs[step.conv];
+        let shape = layer.conv.input();
+        let band_len = shape.height.div_ceil(bands) * layer.layout.row_len(shape);
+        let sums_len = if step.reduce().is_some() { 2 * shape.channels } else { 0 };
+        let first_sum = group.new_sums(bands * sums_len);
+        let Group { arena, sums, images, .. } = group;
+        let mut sums = sums[first_sum..].chunks_mut(sums_len.max(1));
         let nowhere = Buffer { offset: 0, len: 0 };
         let ([i, j], [g, h]) = (step.input.places(), step.output_gradient.places());
         let [y, sum] = step.reduce().map_or([nowhere; 2], Reduce::places);
@@ -455,8 +238,8 @@ impl<'a> ConvGroup<'a> {
             ConvOutput { output, sums: reduction.map_or(Sums::None, Sums::Gradient) }
         });
         let bands = bands.collect::<Vec<_>>().into_iter();
-        let input = pass.source(step.input, [i, j], images);
-        Self { input, output_gradient: pass.source(step.output_gradient, [g, h], images), bands }
+        let input = pass.source(step.input, [i, j], *images);
+        Self { input, output_gradient: pass.source(step.output_gradient, [g, h], *images), bands }
     }
 }
 
@@ -540,39 +323,7 @@ fn weight_bands(layer: &ConvLayer, gradient_len: usize, images: usize) -> (usize
     (rows, parts)
 }
 
-/// A group's tensor cut into bands of rows.
-struct Bands {
-    height: usize,
-    count: usize,
-    /// Words of a band.
-    len: usize,
-}
-
-impl Bands {
-    /// Bands of a tensor in a batch of `images`.
-    fn new(shape: Shape, layout: Layout, images: usize) -> Self {
-        let height = band_rows(shape.height, groups(images), BANDS);
-        Self { height, count: shape.height / height, len: height * layout.row_len(shape) }
-    }
-
-    fn rows(&self, index: usize) -> Range<usize> {
-        index * self.height..(index + 1) * self.height
-    }
-}
-
-/// Whether a tensor of all images is written past the caches. A layer is computed for all of them before the next one reads it, so
-/// only what the second-level caches hold is found there again.
-fn streams(layout: Layout, shape: Shape, images: usize) -> bool {
-    groups(images) * layout.group_len(shape) * size_of::<f32>() > CACHED_BYTES
-}
-
 /// Into how many equal parts, about `wanted`, of at least eight outputs, a weight gradient is cut.
 fn output_parts(outputs: usize, wanted: usize) -> usize {
     (1..=wanted).rev().find(|parts| outputs.is_multiple_of(8 * parts)).unwrap_or(1)
-}
-
-fn add_bias(bias: &[f32], output: &mut [f32]) {
-    for (lanes, bias) in output.chunks_exact_mut(GROUP).zip(bias) {
-        lanes.iter_mut().for_each(|value| *value += bias);
-    }
 }
