@@ -3,13 +3,13 @@
 
 mod reference;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use reference::{noise, to_f64};
 use resnet_native::graph::{NodeId, Role};
 use resnet_native::{Error, Graph, Isa, Options, Precision, Session, Shape, Update};
 
-const INPUT: Shape = Shape::new(3, 6, 5);
+const INPUT: Shape = Shape::new(3, 7, 8);
 const CLASSES: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +19,8 @@ enum Shortcut {
     Project,
 }
 
-/// A stem, a block of equal width and a block of stride 2: every layer and every shortcut in small.
+/// A stem, a block of equal width and a block of stride 2: every layer and every shortcut in small. The last convolution is just
+/// large enough for Winograd's method.
 fn graph(kind: Shortcut) -> Graph {
     let mut graph = Graph::new(INPUT);
     let conv = graph.conv("conv1", Graph::INPUT, 5, 3, 1);
@@ -125,10 +126,11 @@ fn gradients_equal_finite_differences_on_every_instruction_set() {
 }
 
 /// Signs that rounding turns at a rectifier make the gradients of a network at its start differ by a tenth and
-/// more, most where nothing shortens the way; that each kernel is exact but for its rounding is for the tests
+/// more in bf16, most where nothing shortens the way; that each kernel is exact but for its rounding is for the tests
 /// of the kernels, that they are put together rightly for this one.
 #[test]
-fn bf16_gives_the_gradients_of_single_precision_but_for_its_rounding() {
+fn fewer_digits_give_the_gradients_of_single_precision_but_for_rounding() {
+    const MOST: [(Precision, f64); 2] = [(Precision::Bf16, 0.45), (Precision::Tf32, 0.01)];
     for (kind, images) in [(Shortcut::Plain, 40), (Shortcut::Pad, 64), (Shortcut::Project, 19)] {
         let gradients = |precision, isa| {
             let mut session = session(&graph(kind), Options { threads: 2, isa: Some(isa), precision });
@@ -143,17 +145,14 @@ fn bf16_gives_the_gradients_of_single_precision_but_for_its_rounding() {
         };
         let (loss, exact) = gradients(Precision::F32, Isa::Portable);
         let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
-        for isa in Isa::available() {
-            let (found_loss, found) = gradients(Precision::Bf16, isa);
-            assert!(
-                (found_loss - loss).abs() < 0.01 * loss,
-                "{kind:?} {}: loss {found_loss} is not {loss}",
-                isa.name()
-            );
+        for (isa, (precision, most)) in Isa::available().flat_map(|isa| MOST.map(|most| (isa, most))) {
+            let (found_loss, found) = gradients(precision, isa);
+            let what = format!("{kind:?} {precision:?} {}", isa.name());
+            assert!((found_loss - loss).abs() < 0.03 * most * loss, "{what}: loss {found_loss} is not {loss}");
             for ((name, exact), (_, found)) in exact.iter().zip(&found) {
                 let differences: Vec<f64> = exact.iter().zip(found).map(|(a, b)| a - b).collect();
                 let error = norm(&differences) / norm(exact);
-                assert!(error < 0.35, "{kind:?} {} {name}: relative error {error}", isa.name());
+                assert!(error < most, "{what} {name}: relative error {error}");
             }
         }
     }
@@ -266,12 +265,33 @@ fn a_smaller_batch_after_a_larger_one_sees_nothing_of_it() {
 }
 
 #[test]
+fn a_profile_names_every_step_once_however_many_images_there_are() {
+    for precision in Precision::ALL {
+        let mut session = session(&graph(Shortcut::Pad), Options { precision, ..Options::default() });
+        let mut steps = |images| {
+            let (pixels, labels) = batch(images);
+            session.forward_backward(&pixels, &labels, 0.0).expect("a step");
+            session
+                .profile()
+                .iter()
+                .map(|step| (step.work, step.node))
+                .filter(|step| step.1.is_some())
+                .collect::<Vec<_>>()
+        };
+        let one_group = steps(5);
+        assert_eq!(HashSet::<_>::from_iter(&one_group).len(), one_group.len());
+        assert_eq!(steps(37), one_group);
+        assert_eq!(steps(64), one_group);
+    }
+}
+
+#[test]
 fn batches_that_do_not_fit_are_refused_with_numbers() {
     let mut session = session(&graph(Shortcut::Pad), Options::default());
     let (pixels, labels) = batch(4);
     let refused = |result: Result<_, Error>| result.expect_err("a batch that does not fit").to_string();
     assert!(
-        refused(session.forward_backward(&pixels[1..], &labels, 0.0)).contains("3x6x5 (90 values each), found 359")
+        refused(session.forward_backward(&pixels[1..], &labels, 0.0)).contains("3x7x8 (168 values each), found 671")
     );
     assert!(refused(session.forward_backward(&pixels, &labels[1..], 0.0)).contains("4 images but 3 labels"));
     assert!(refused(session.forward_backward(&pixels, &[0, 1, 2, 9], 0.0)).contains("label 9"));
