@@ -1,18 +1,15 @@
-"""Times ONNX Runtime or OpenVINO running a CIFAR residual network; prints one line of JSON.
+"""Times ONNX Runtime or OpenVINO running a CIFAR residual network: for each line it reads, one round and one line of JSON.
 
-Called by side_by_side.py. The network is that of pytorch_speed.py, exported to ONNX.
+Started by side_by_side.py. The network is that of pytorch_speed.py, exported to ONNX.
 """
 
 import argparse
-import json
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
-from pytorch_speed import cifar_resnet
+from pytorch_speed import answer_rounds, cifar_resnet
 
 
 def onnx_runtime(path, threads):
@@ -54,15 +51,7 @@ def main():
         else:
             run = openvino(path, args.threads, args.precision)
     images = images.numpy()
-    for _ in range(2):
-        run(images)
-    times, start = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < args.seconds:
-        begin = time.perf_counter()
-        run(images)
-        times.append(time.perf_counter() - begin)
-    median = statistics.median(times)
-    print(json.dumps({"images_per_second": args.batch / median, "step_ms": median * 1e3}))
+    answer_rounds(lambda: run(images), args)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Times PyTorch training or running a CIFAR residual network; prints one line of JSON.
+"""Times PyTorch training or running a CIFAR residual network: for each line it reads, one round and one line of JSON.
 
-Called by side_by_side.py, once for each mode and round, so that every measurement starts in a fresh
-process. The network, the optimizer and the batch are those of `resnet bench`: option A shortcuts, SGD with
-momentum and weight decay, random images, no data loading.
+Started by side_by_side.py. The network, the optimizer and the batch are those of `resnet bench`: option A shortcuts,
+SGD with momentum and weight decay, random images, no data loading.
 """
 
 import argparse
 import json
 import resource
 import statistics
+import sys
 import time
 
 import torch
@@ -45,6 +45,24 @@ def cifar_resnet(depth):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
 
+def answer_rounds(step, args):
+    """Warms up and says so, then measures a round for each line on the standard input."""
+    for _ in range(2):
+        step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        step()  # others had the caches since
+        times, start = [], time.perf_counter()
+        while len(times) < 3 or time.perf_counter() - start < args.seconds:
+            begin = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - begin)
+        median = statistics.median(times)
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        report = {"images_per_second": args.batch / median, "step_ms": median * 1e3, "peak_resident_bytes": resident}
+        print(json.dumps(report), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("job", choices=("training", "inference"))
@@ -78,17 +96,7 @@ def main():
             network(images)
 
     step = training_step if args.job == "training" else inference_step
-    for _ in range(2):
-        step()
-    times, start = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < args.seconds:
-        begin = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - begin)
-    median = statistics.median(times)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    report = {"images_per_second": args.batch / median, "step_ms": median * 1e3, "peak_resident_bytes": resident}
-    print(json.dumps(report))
+    answer_rounds(step, args)
 
 
 if __name__ == "__main__":

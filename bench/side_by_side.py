@@ -2,11 +2,13 @@
 """Measures this engine, PyTorch, ONNX Runtime and OpenVINO side by side on this machine and prints one table.
 
     python3 bench/side_by_side.py                     # ResNet-20, batch 128
-    python3 bench/side_by_side.py --depth 56 --rounds 5 --write docs/benchmarks.md
+    python3 bench/side_by_side.py --depth 56 --rounds 15 --write docs/benchmarks.md
 
-The contestants take turns, `--rounds` times, so that a slow spell of the machine meets all of them; the table
-gives the median of the rounds and the ratio to PyTorch's default mode. The others are taken from the Python that
-runs this script if it has them, else installed into target/bench-env. With --write the table replaces the
+All contestants of a job (training, inference, inference of one image) are started and warmed up first. Then they take
+turns, `--rounds` times, a second or so each, so that a slow spell of the machine meets all of them; who waits
+for its turn sleeps. The table gives the median of the rounds, its ratio to that of PyTorch's default mode, and for
+training the fastest round too, which is how a machine is with nobody else on it. The others are taken from the Python
+that runs this script if it has them, else installed into target/bench-env. With --write the table replaces the
 section between the markers of that file.
 """
 
@@ -19,6 +21,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -63,37 +66,78 @@ def with_the_others():
     os.execv(python, [python, *sys.argv])
 
 
-def run(command, environment):
-    """The JSON a command prints."""
-    command = list(map(str, command))
-    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
-    if result.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{result.stderr}")
-    return json.loads(result.stdout)
+class Worker:
+    """A contestant of PyTorch's, ONNX Runtime's or OpenVINO's, which measures a round whenever it is asked to."""
+
+    def __init__(self, command, environment):
+        self.command = " ".join(command)
+        self.errors = tempfile.TemporaryFile("w+")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        self.process = subprocess.Popen(command, env={**os.environ, **environment}, text=True, **pipes)
+        self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            sys.exit(f"{self.command} failed:\n{self.errors.read()}")
+        return line
+
+    def measure(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self.answer())
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def measure(contestant, args):
-    """One round: images a second and megabytes of training, images a second and milliseconds of one image."""
+class Bench:
+    """This engine: starts at once, so every round is a process of its own."""
+
+    def __init__(self, job, command, environment):
+        self.job, self.command, self.environment = job, command, environment
+
+    def measure(self):
+        result = subprocess.run(self.command, env={**os.environ, **self.environment}, capture_output=True, text=True)
+        if result.returncode:
+            sys.exit(f"{' '.join(self.command)} failed:\n{result.stderr}")
+        report = json.loads(result.stdout)
+        return {**report[self.job], "peak_resident_bytes": report["peak_resident_bytes"]}
+
+    def stop(self):
+        pass
+
+
+def start(contestant, job, batch, args):
+    """A contestant, ready for its first round."""
     _, environment, script, first, flags = contestant
-    options = ["--threads", args.threads, "--seconds", args.seconds, *flags]
+    options = ["--batch", batch, "--threads", args.threads, "--seconds", args.seconds, *flags]
     if script is None:
-        command = [ROOT / "target/release/resnet", "bench", f"cifar-resnet{args.depth}", "--json", *options]
-        report = run([*command, "--batch", args.batch], environment)
-        single = run([*command, "--batch", 1], environment)["inference"]
-        training, inference, memory = report["training"], report["inference"], report["peak_resident_bytes"]
-    else:
-        command = [sys.executable, ROOT / "bench" / script, *first]
-        options += ["--depth", args.depth]
-        training = {} if script == ONNX else run([*command, "training", "--batch", args.batch, *options], environment)
-        inference = run([*command, "inference", "--batch", args.batch, *options], environment)
-        single = run([*command, "inference", "--batch", 1, *options], environment)
-        memory = training.get("peak_resident_bytes")
-    return {
-        "training": training.get("images_per_second"),
-        "memory": memory and memory / 1e6,
-        "inference": inference["images_per_second"],
-        "single": single["step_ms"],
-    }
+        binary = ROOT / "target/release/resnet"
+        command = [binary, "bench", f"cifar-resnet{args.depth}", "--json", *options]
+        return Bench(job, list(map(str, command)), environment)
+    command = [sys.executable, ROOT / "bench" / script, *first, job, "--depth", args.depth, *options]
+    return Worker(list(map(str, command)), environment)
+
+
+def rounds_of(job, batch, contestants, args):
+    """What each contestant measured in each round."""
+    contestants = [c for c in contestants if job != "training" or c[2] != ONNX]
+    workers = {}
+    for contestant in contestants:
+        print(f"{job}, batch {batch}: starting {contestant[0]}", file=sys.stderr)
+        workers[contestant[0]] = start(contestant, job, batch, args)
+    results = {name: [] for name in workers}
+    for number in range(1, args.rounds + 1):
+        for name, worker in workers.items():
+            results[name].append(worker.measure())
+        speeds = ", ".join(f"{name} {rounds[-1]['images_per_second']:.0f}" for name, rounds in results.items())
+        print(f"{job}, batch {batch}, round {number}: {speeds}", file=sys.stderr)
+    for worker in workers.values():
+        worker.stop()
+    return results
 
 
 def machine():
@@ -116,28 +160,35 @@ def machine():
 
 
 def median(rounds, what):
-    values = [measured[what] for measured in rounds]
-    return None if None in values else statistics.median(values)
+    return statistics.median(measured[what] for measured in rounds)
 
 
-def table(results, args):
+def cells(name, training, inference, single):
+    """A row of the table."""
+    speed, row = "images_per_second", [name]
+    if name in training:
+        rounds = training[name]
+        ratio = median(rounds, speed) / median(training[BASELINE], speed)
+        fastest, memory = max(measured[speed] for measured in rounds), median(rounds, "peak_resident_bytes") / 1e6
+        row += [f"{median(rounds, speed):.0f}", f"{ratio:.2f}", f"{fastest:.0f}", f"{memory:.0f}"]
+    else:
+        row += [""] * 4
+    images = median(inference[name], speed)
+    row += [f"{images:.0f}", f"{images / median(inference[BASELINE], speed):.2f}"]
+    return [*row, f"{median(single[name], 'step_ms'):.2f}"]
+
+
+def table(contestants, results, args):
     command = shlex.join(["python3", "bench/side_by_side.py", *sys.argv[1:]])
     lines = [
-        f"ResNet-{args.depth}, batch {args.batch}, {args.threads} threads, median of the rounds ({args.rounds}),",
+        f"ResNet-{args.depth}, batch {args.batch}, {args.threads} threads, median of {args.rounds} rounds,",
         f"{time.strftime('%Y-%m-%d')}; {machine()}.",
         f"`{command}`",
         "",
-        "| | training img/s | ratio | peak memory MB | inference img/s | ratio | one image ms |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| | training img/s | ratio | fastest round | peak memory MB | inference img/s | ratio | one image ms |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, rounds in results.items():
-        cells = []
-        for what in ("training", "memory", "inference", "single"):
-            value, base = median(rounds, what), median(results[BASELINE], what)
-            cells.append("" if value is None else f"{value:.2f}" if what == "single" else f"{value:.0f}")
-            if what in ("training", "inference"):
-                cells.append("" if value is None else f"{value / base:.2f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [f"| {' | '.join(cells(contestant[0], *results))} |" for contestant in contestants]
     return "\n".join(lines)
 
 
@@ -156,21 +207,17 @@ def main():
     parser.add_argument("--depth", type=int, default=20, help="6n+2")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--only", default="", help="contestants whose name contains this, and the baseline")
     parser.add_argument("--write", type=Path, help="file whose section to replace")
     args = parser.parse_args()
     with_the_others()
     subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "resnet-cli"], cwd=ROOT, check=True)
     chosen = [c for c in CONTESTANTS if args.only in c[0] or c[0] == BASELINE]
-    results = {contestant[0]: [] for contestant in chosen}
-    for number in range(1, args.rounds + 1):
-        for contestant in chosen:
-            name, measured = contestant[0], measure(contestant, args)
-            results[name].append(measured)
-            print(f"round {number}: {name}: {json.dumps(measured)}", file=sys.stderr)
-    text = table(results, args)
+    jobs = [("training", args.batch), ("inference", args.batch), ("inference", 1)]
+    results = [rounds_of(job, batch, chosen, args) for job, batch in jobs]
+    text = table(chosen, results, args)
     print(text)
     if args.write:
         write(args.write, text, args.depth)
