@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::rows::Rows;
+use super::rows::{Rows, row_steps};
 use super::source::Values;
 use super::weights::chunk_len;
 use super::writer::{Place, Writer};
@@ -45,15 +45,11 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
         start: all.start,
         writer: Writer::new(band),
     };
-    let mut prepared = 0;
-    for first in all.clone().step_by(rows_at_once) {
-        let rows = first..all.end.min(first + rows_at_once);
-        let read = gather.rows_read(rows.clone());
-        for row in prepared.max(read.start)..read.end {
+    for (read, rows) in row_steps(all, rows_at_once, |rows| gather.rows_read(rows)) {
+        for row in read {
             // SAFETY: rows read lie inside the input.
             unsafe { pass.rows.prepare::<U>(row) };
         }
-        prepared = prepared.max(read.end);
         // Block by block, so that the weights of one stay in the first-level cache from row to row.
         for block in 0..written.blocks {
             // SAFETY: the rows are prepared and lie inside the band.

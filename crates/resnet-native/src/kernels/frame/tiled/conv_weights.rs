@@ -5,6 +5,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::rows::row_steps;
 use super::source::{Part, Steps, Values, Visitor};
 use super::{Pair, SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products, store_planes};
 use crate::geometry::Conv2d;
@@ -48,13 +49,10 @@ pub unsafe fn conv_weights<U: TileUnit, const PLANES: usize>(band: ConvWeightsBa
         inputs,
         outputs,
     };
-    let mut prepared = 0;
-    for first in band.rows.clone().step_by(rows_at_once) {
-        let rows = first..band.rows.end.min(first + rows_at_once);
-        let read = band.conv.rows_read(rows.clone());
+    for (read, rows) in row_steps(band.rows, rows_at_once, |rows| band.conv.rows_read(rows)) {
         // SAFETY: rows lie inside the band's tensors; scratch has room for them.
         unsafe {
-            for row in prepared.max(read.start)..read.end {
+            for row in read {
                 pass.prepare_input(row);
             }
             for (slot, row) in rows.clone().enumerate() {
@@ -62,7 +60,6 @@ pub unsafe fn conv_weights<U: TileUnit, const PLANES: usize>(band: ConvWeightsBa
             }
             pass.add_rows(rows, gradient);
         }
-        prepared = prepared.max(read.end);
     }
     drop(pass);
     SCRATCH.set(scratch);

@@ -2,11 +2,28 @@
 //! they are needed.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::source::{Part, Steps, Values, Visitor};
 use super::{Tile, TileUnit, Vector, store_planes};
 use crate::graph::Shape;
 use crate::layout::{HALF, TILE, Tiling};
+
+/// Steps of some rows: those to prepare, which no step before read, then those to work on.
+pub fn row_steps(
+    all: Range<usize>,
+    rows_at_once: usize,
+    rows_read: impl Fn(Range<usize>) -> Range<usize>,
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let mut prepared = 0;
+    all.clone().step_by(rows_at_once).map(move |first| {
+        let rows = first..all.end.min(first + rows_at_once);
+        let read = rows_read(rows.clone());
+        let new = prepared.max(read.start)..read.end;
+        prepared = prepared.max(read.end);
+        (new, rows)
+    })
+}
 
 /// Rows of a group.
 pub struct Rows<'a, const PLANES: usize> {

@@ -28,22 +28,20 @@ pub fn pack_weights(gather: &Gather, weights: &[f32], block: usize, packed: &mut
         let (from, row) = (at % read, at / read % KERNEL);
         let (first, point) = (at / read / KERNEL % blocks * block, at / read / KERNEL / blocks);
         for (to, value) in (first..).zip(lanes) {
-            let pair = match gather.direction {
-                Direction::Forward => to * read + from,
-                Direction::Backward => from * written + to,
-            };
-            *value = if to < written {
-                at_point(&weights[(pair * KERNEL + row) * KERNEL..], point, gather.direction)
-            } else {
-                0.0
-            };
+            *value = if to < written { at_point(gather, weights, [from, to], row, point) } else { 0.0 };
         }
     }
 }
 
-/// The value of a kernel's row, which `row` begins with, at a point.
-pub fn at_point(row: &[f32], point: usize, direction: Direction) -> f32 {
-    let tap = |index: usize| match direction {
+/// The value at a point of a row of the kernel through which channel `to` is written from `from`; the weights are
+/// `[out][in][tap]`.
+pub fn at_point(gather: &Gather, weights: &[f32], [from, to]: [usize; 2], row: usize, point: usize) -> f32 {
+    let pair = match gather.direction {
+        Direction::Forward => to * gather.from.channels + from,
+        Direction::Backward => from * gather.to.channels + to,
+    };
+    let row = &weights[(pair * KERNEL + row) * KERNEL..][..KERNEL];
+    let tap = |index: usize| match gather.direction {
         Direction::Forward => row[index],
         Direction::Backward => row[KERNEL - 1 - index],
     };

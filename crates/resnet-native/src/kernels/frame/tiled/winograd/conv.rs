@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::super::super::winograd::{POINTS, QUAD, transform};
 use super::super::conv::{multiply_tiles, rows_at_once};
+use super::super::rows::row_steps;
 use super::super::source::Values;
 use super::super::writer::{Place, Writer};
 use super::super::{SCRATCH, Tile, TileUnit, Vector};
@@ -63,15 +64,11 @@ unsafe fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(band: ConvBa
         start: all.start,
         writer: Writer::new(band),
     };
-    let mut prepared = 0;
-    for first in all.clone().step_by(rows_at_once) {
-        let rows = first..all.end.min(first + rows_at_once);
-        let read = gather.rows_read(rows.clone());
-        for row in prepared.max(read.start)..read.end {
+    for (read, rows) in row_steps(all, rows_at_once, |rows| gather.rows_read(rows)) {
+        for row in read {
             // SAFETY: rows read lie inside the input.
             unsafe { pass.inputs.prepare::<U>(row) };
         }
-        prepared = prepared.max(read.end);
         for block in 0..written.blocks {
             // SAFETY: the rows are prepared and lie inside the band.
             unsafe {

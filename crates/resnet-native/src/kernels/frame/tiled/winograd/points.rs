@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::super::super::winograd::transform::{Input, Transform};
 use super::super::super::winograd::{POINTS, Row, WINDOW};
 use super::super::source::{Part, Steps, Values, Visitor};
-use super::super::{Tile, TileUnit, Vector, ZERO, planes, store_planes};
+use super::super::{Tile, TileUnit, Vector, ZERO, planes, store, store_planes};
 use super::input_tiles;
 use crate::geometry::Gather;
 use crate::layout::{GROUP, HALF, TILE, Tiling, stored_tile};
@@ -48,15 +48,20 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
     }
 
     /// Words from a quad to the next.
-    pub fn quad_len(&self) -> usize {
+    fn quad_len(&self) -> usize {
         self.tiling.blocks * input_tiles(PLANES, NARROW) * TILE
     }
 
     /// The first tile of a quad of a row that is prepared.
     #[inline(always)]
     pub fn quad(&self, y: usize, point: usize, quad: usize) -> *const f32 {
-        let index = ((y & self.places) * POINTS + point) * self.quads + quad;
-        self.ring.as_ptr().cast::<f32>().wrapping_add(index * self.quad_len())
+        self.ring.as_ptr().cast::<f32>().wrapping_add(self.place(y, point, quad))
+    }
+
+    /// Words of the ring before that tile.
+    #[inline(always)]
+    fn place(&self, y: usize, point: usize, quad: usize) -> usize {
+        (((y & self.places) * POINTS + point) * self.quads + quad) * self.quad_len()
     }
 
     /// Prepares a row, in place of the one that is as many rows before it as there are places.
@@ -70,7 +75,8 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
         let point_len = self.quads * self.quad_len();
         for quad in 0..self.quads {
             for block in 0..self.tiling.blocks {
-                let to = self.quad(y, 0, quad).wrapping_add(block * input_tiles(PLANES, NARROW) * TILE).cast_mut();
+                let place = self.place(y, 0, quad) + block * input_tiles(PLANES, NARROW) * TILE;
+                let to = self.ring.as_mut_ptr().cast::<f32>().wrapping_add(place);
                 let windows = [2 * block, 2 * block + 1]
                     .map(|chunk| self.row.window(quad, pixels.wrapping_add(chunk * TILE), ZERO[0].as_ptr()));
                 for at in (0..TILE).step_by(U::Vector::LANES) {
@@ -137,8 +143,7 @@ impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Copy<U> {
                 } else {
                     (zero, zero)
                 };
-                value.0.store(to);
-                value.1.store(to.add(TILE));
+                store::<U, PLANES>(value, to);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::super::super::winograd::{KERNEL, POINTS, at_point};
 use super::is_narrow;
-use crate::geometry::{Direction, Gather};
+use crate::geometry::Gather;
 use crate::layout::{HALF, TILE, Tiling, narrow, split, widen};
 
 /// Words of the packed weights.
@@ -47,11 +47,7 @@ fn half_tile(gather: &Gather, weights: &[f32], (from, to): (usize, usize), row: 
     let (read, written) = (gather.from.channels, gather.to.channels);
     for (from, values) in (from * HALF..read).zip(values.chunks_exact_mut(HALF)) {
         for (to, value) in (to * HALF..written).zip(values) {
-            let pair = match gather.direction {
-                Direction::Forward => to * read + from,
-                Direction::Backward => from * written + to,
-            };
-            *value = at_point(&weights[(pair * KERNEL + row) * KERNEL..], point, gather.direction);
+            *value = at_point(gather, weights, [from, to], row, point);
         }
     }
     values
