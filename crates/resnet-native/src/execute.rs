@@ -8,9 +8,9 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::graph::Shape;
-use crate::kernels::KernelSet;
+use crate::kernels::{KernelSet, PackWeights};
 use crate::layout::{GROUP, HALF};
-use crate::pass::{Pass, Weights};
+use crate::pass::{Pass, Weights, streams};
 use crate::plan::{Backward, Forward, Plan};
 use crate::profile::{StepTime, Work};
 use crate::program::{Layer, Program};
@@ -77,12 +77,14 @@ impl Executor {
 
     /// Lays images `[images][channels][height][width]` out.
     pub fn load_images(&mut self, weights: Weights<'_>, pixels: &[f32]) {
-        let len = self.shard_images * weights.program.stem.input().len();
+        let (layout, stem) = (weights.body().layout(), &weights.program.stem);
+        let len = self.shard_images * stem.input().len();
+        let streams = streams(layout, layout.image_shape(stem), pixels.len() / stem.input().len());
         let (plan, shards) = (&self.plan, &mut self.shards);
         weights.team.for_each(shards.iter_mut().enumerate(), |(index, shard)| {
             let first = pixels.len().min(index * len);
             let last = pixels.len().min(first + len);
-            shard.load_images(plan, weights, &pixels[first..last]);
+            shard.load_images(plan, weights, &pixels[first..last], streams);
         });
     }
 
@@ -250,7 +252,8 @@ pub fn pack_all(team: &Team, program: &Program, kernels: KernelSet, parameters: 
         jobs.push((conv, &conv.backward, backward));
     }
     team.for_each(jobs.into_iter(), |(conv, gather, packed)| {
-        kernels.of(conv.layout).pack_weights(gather, &parameters[conv.weight.clone()], packed);
+        let weights = &parameters[conv.weight.clone()];
+        kernels.of(conv.layout).pack_weights(PackWeights { gather, weights, packed });
     });
 }
 

@@ -36,15 +36,15 @@ impl Group {
         Self { arena: Arena::new(plan.arena_len), images: 0, sums: Vec::new(), times: Vec::new() }
     }
 
-    /// Lays images `[images][channels][height][width]` out, up to [`GROUP`].
-    pub fn load_images(&mut self, plan: &Plan, weights: Weights<'_>, images: &[f32]) {
+    /// Lays images `[images][channels][height][width]` out, up to [`GROUP`], past the caches or not.
+    pub fn load_images(&mut self, plan: &Plan, weights: Weights<'_>, images: &[f32], streams: bool) {
         let conv = &weights.program.stem;
         self.images = images.len() / conv.input().len();
         if images.is_empty() {
             return;
         }
         let (_, [group]) = self.arena.borrow([], [plan.input]);
-        weights.body().load_images(Images { images, conv, group });
+        weights.body().load_images(Images { images, conv, group, streams });
     }
 
     /// The logits of the last forward pass, `[images][classes]`.

@@ -8,12 +8,15 @@
 //! [`Layout::Tiled`], for matrix units that multiply bf16: `[N / 16][H][W][C / 32][16 images][32 channels]`,
 //! tiles of 1 KB, which hold up to 32 channels of one pixel. A value is multiplied as the sum of its *planes*:
 //! the first is the value rounded to bf16, the second what that rounding left, rounded again, and the third
-//! the rest. One plane is plain bf16, and is also how values are stored then; two keep 16 bits of a value and
-//! three all 24 of single precision, in which values are stored wherever there is more than one plane. Where a layer has no more than 16 channels, a tile
+//! the rest. One plane is plain bf16, two keep 16 bits of a value's mantissa and three all 24. Where a layer has no more than 16 channels, a tile
 //! holds two pixels: `[N / 16][H][W / 2][16 images][2 pixels of 16 channels]`. The two *halves* of a tile
 //! (channels 0 to 15 and 16 to 31, or the two pixels) alternate in bf16: the 32-bit word `i` of a row holds
 //! the value `i` of the first half in its low bits and that of the second in its high ones, so that a shift
-//! and a mask widen both to single precision. In single precision the second half follows the first.
+//! and a mask widen both to single precision.
+//!
+//! What is multiplied in one plane is stored in bf16. For two planes values are stored in 24 bits, which are single precision without
+//! its last byte: the words of their upper halves, as in bf16 but cut off, and after them, for each word, a pair of third bytes. For
+//! three they are stored in single precision, the second half after the first.
 //!
 //! Memory is counted in 32-bit words, a float or two values in bf16. What belongs to no image, no
 //! channel and no pixel (in a last, partial group or tile) is kept at zero wherever a sum is taken.
@@ -38,7 +41,7 @@ pub const MAX_PLANES: usize = 3;
 pub enum Layout {
     /// Single precision, images innermost.
     Interleaved,
-    /// Tiles, in bf16 or, with more than one plane, in single precision.
+    /// Tiles, in bf16, in 24 bits or in single precision.
     Tiled {
         /// Numbers in bf16 as whose sum a value is multiplied, at most `MAX_PLANES`.
         planes: usize,
@@ -98,8 +101,7 @@ impl Layout {
                     Self::Interleaved => group[(pixel * shape.channels + channel) * GROUP + lane],
                     Self::Tiled { planes } => {
                         let (tile, word, half) = Tiling::new(shape).place(pixel, channel, lane);
-                        let tile = &group[tile * stored_tile(planes)..];
-                        if planes == 1 { widen(tile[word])[half] } else { tile[half * TILE + word] }
+                        stored_value(&group[tile * stored_tile(planes)..], planes, word, half)
                     }
                 };
             }
@@ -107,9 +109,54 @@ impl Layout {
     }
 }
 
-/// Words that a tile is stored in: bf16 fills one, and single precision two, one for each half.
+/// Words that an image takes in each part of a stored tile: its words in bf16, then what more planes keep of it; or the
+/// floats of its halves.
+pub const fn stored_parts(planes: usize) -> &'static [usize] {
+    match planes {
+        1 => &[HALF],
+        2 => &[HALF, HALF / 2],
+        _ => &[HALF, HALF],
+    }
+}
+
+/// Words that a tile is stored in.
 pub const fn stored_tile(planes: usize) -> usize {
-    if planes == 1 { TILE } else { 2 * TILE }
+    match planes {
+        1 => TILE,
+        2 => TILE + TILE / 2,
+        _ => 2 * TILE,
+    }
+}
+
+/// A value of a stored tile.
+fn stored_value(tile: &[f32], planes: usize, word: usize, half: usize) -> f32 {
+    match planes {
+        1 => widen(tile[word])[half],
+        2 => widen_24(tile[word], byte_pair(tile, word))[half],
+        _ => tile[half * TILE + word],
+    }
+}
+
+/// Puts a value into a stored tile.
+fn store_value(tile: &mut [f32], planes: usize, word: usize, half: usize, value: f32) {
+    let mut halves = [0, 1].map(|half| stored_value(tile, planes, word, half));
+    halves[half] = value;
+    match planes {
+        1 => tile[word] = narrow(halves),
+        2 => {
+            let (high, bytes) = narrow_24(halves);
+            let shift = word % 2 * 16;
+            let others = tile[TILE + word / 2].to_bits() & !(0xffff << shift);
+            tile[word] = high;
+            tile[TILE + word / 2] = f32::from_bits(others | u32::from(bytes) << shift);
+        }
+        _ => tile[half * TILE + word] = value,
+    }
+}
+
+/// The low bytes of the values of a word in 24 bits.
+fn byte_pair(tile: &[f32], word: usize) -> u16 {
+    (tile[TILE + word / 2].to_bits() >> (word % 2 * 16)) as u16
 }
 
 /// Pixels that a tile holds.
@@ -175,14 +222,17 @@ pub fn narrow([low, high]: [f32; 2]) -> f32 {
     f32::from_bits(round(low) >> 16 | round(high) & 0xffff_0000)
 }
 
-/// The planes of two values, one word each: every one rounds what those before it left.
-pub fn split(mut values: [f32; 2]) -> impl Iterator<Item = f32> {
-    std::iter::repeat_with(move || {
-        let word = narrow(values);
-        let [low, high] = widen(word);
-        values = [values[0] - low, values[1] - high];
-        word
-    })
+/// The two values of a word of upper halves and a pair of third bytes.
+pub fn widen_24(word: f32, bytes: u16) -> [f32; 2] {
+    let [low, high] = widen(word).map(f32::to_bits);
+    let bytes = u32::from(bytes);
+    [f32::from_bits(low | (bytes & 0xff) << 8), f32::from_bits(high | bytes & 0xff00)]
+}
+
+/// The reverse of [`widen_24`], rounding to the nearest; ties go away from zero.
+pub fn narrow_24(values: [f32; 2]) -> (f32, u16) {
+    let [low, high] = values.map(|value| value.to_bits().wrapping_add(0x80));
+    (f32::from_bits(low >> 16 | high & 0xffff_0000), (low >> 8 & 0xff | high & 0xff00) as u16)
 }
 
 /// Number of groups that hold `images`.
@@ -215,14 +265,7 @@ fn tile(images: &[f32], shape: Shape, planes: usize, group: &mut [f32]) {
         for (at, &value) in image.iter().enumerate() {
             let (channel, pixel) = (at / (shape.height * shape.width), at % (shape.height * shape.width));
             let (tile, word, half) = tiling.place(pixel, channel, lane);
-            let tile = &mut group[tile * stored_tile(planes)..];
-            if planes == 1 {
-                let mut halves = widen(tile[word]);
-                halves[half] = value;
-                tile[word] = narrow(halves);
-            } else {
-                tile[half * TILE + word] = value;
-            }
+            store_value(&mut group[tile * stored_tile(planes)..], planes, word, half, value);
         }
     }
 }
@@ -250,9 +293,13 @@ mod tests {
             let mut back = vec![0.0; images.len()];
             layout.unpack_group(&group, shape, &mut back);
             assert_eq!(back, images);
-            let is_bf16 = layout == Layout::Tiled { planes: 1 };
-            let values = |&word: &f32| if is_bf16 { widen(word) } else { [word, 0.0] };
-            let total: f32 = group.iter().flat_map(values).sum();
+            let total: f32 = match layout {
+                Layout::Interleaved => group.iter().sum(),
+                Layout::Tiled { planes } => {
+                    let values = |tile| (0..2 * TILE).map(move |at| stored_value(tile, planes, at / 2, at % 2));
+                    group.chunks_exact(stored_tile(planes)).flat_map(values).sum()
+                }
+            };
             assert_eq!(total, images.iter().sum(), "what belongs to no image is zero");
         }
     }
@@ -267,13 +314,12 @@ mod tests {
     }
 
     #[test]
-    fn three_planes_hold_all_of_single_precision() {
-        for value in [1.0 / 3.0, -16_777_215.0, f32::MAX / 2.0, 1e-20, 0.0] {
-            let planes: Vec<f32> = split([value, -value]).take(3).collect();
-            for half in [0, 1] {
-                let sum: f32 = planes.iter().map(|&plane| widen(plane)[half]).sum();
-                assert_eq!(sum, [value, -value][half]);
-            }
+    fn rounding_to_24_bits_is_to_the_nearest() {
+        for (value, rounded) in [(0x3f81_237f, 0x3f81_2300), (0x3f81_2380, 0x3f81_2400), (0xbf81_ffff, 0xbf82_0000)] {
+            let (word, bytes) = narrow_24([f32::from_bits(value), 1.0]);
+            assert_eq!(widen_24(word, bytes).map(f32::to_bits), [rounded, 0x3f80_0000]);
+            let (word, bytes) = narrow_24([-1.0, f32::from_bits(value)]);
+            assert_eq!(widen_24(word, bytes).map(f32::to_bits), [0xbf80_0000, rounded]);
         }
     }
 

@@ -87,12 +87,12 @@ impl Shard {
         self.groups.iter_mut().filter(|group| group.images > 0)
     }
 
-    /// Lays images `[images][channels][height][width]` out, no more than fit.
-    pub fn load_images(&mut self, plan: &Plan, weights: Weights<'_>, pixels: &[f32]) {
+    /// Lays images `[images][channels][height][width]` out, no more than fit, past the caches or not.
+    pub fn load_images(&mut self, plan: &Plan, weights: Weights<'_>, pixels: &[f32], streams: bool) {
         let start = Instant::now();
         let mut images = pixels.chunks(GROUP * weights.program.stem.input().len());
         let groups = self.groups.iter_mut().map(|group| (group, images.next().unwrap_or_default()));
-        weights.team.for_each(groups, |(group, images)| group.load_images(plan, weights, images));
+        weights.team.for_each(groups, |(group, images)| group.load_images(plan, weights, images, streams));
         self.times.push(StepTime { work: Work::Load, node: None, time: start.elapsed() });
     }
 

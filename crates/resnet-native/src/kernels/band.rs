@@ -102,6 +102,18 @@ pub struct Images<'a> {
     pub conv: &'a Conv2d,
     /// Where they go, of shape [`Layout::image_shape`].
     pub group: &'a mut [f32],
+    /// Whether they are written past the caches, where the layout's kernels can.
+    pub streams: bool,
+}
+
+/// Weights to pack for [`Kernels::conv`].
+pub struct PackWeights<'a> {
+    /// The convolution, one way or the other.
+    pub gather: &'a Gather,
+    /// `[out][in][kernel][kernel]`.
+    pub weights: &'a [f32],
+    /// [`Kernels::packed_len`] words.
+    pub packed: &'a mut [f32],
 }
 
 /// `output = relu(scale * input + shift + residual)` over some rows of a group.
@@ -214,8 +226,7 @@ impl Source<'_> {
 impl ConvBand<'_> {
     /// Whether the output is written past the caches, which takes whole lines.
     pub(super) fn streams(&self) -> bool {
-        const LINE_BYTES: usize = 64;
-        self.streams && !self.accumulate && (self.output.as_ptr() as usize).is_multiple_of(LINE_BYTES)
+        self.streams && !self.accumulate && begins_a_line(self.output)
     }
 
     pub(super) fn check(&self, kernels: &dyn Kernels) {
@@ -298,7 +309,25 @@ impl ConvWeightsBand<'_> {
     }
 }
 
+/// Whether memory begins with a whole line of the caches.
+fn begins_a_line(memory: &[f32]) -> bool {
+    const LINE_BYTES: usize = 64;
+    (memory.as_ptr() as usize).is_multiple_of(LINE_BYTES)
+}
+
+impl PackWeights<'_> {
+    pub(super) fn check(&self, kernels: &dyn Kernels) {
+        assert_eq!(self.weights.len(), self.gather.conv.weight_len());
+        assert_eq!(self.packed.len(), kernels.packed_len(self.gather));
+    }
+}
+
 impl Images<'_> {
+    /// Whether they are written past the caches, which takes whole lines.
+    pub(super) fn streams(&self) -> bool {
+        self.streams && begins_a_line(self.group)
+    }
+
     pub(super) fn check(&self, kernels: &dyn Kernels) {
         assert!(self.images.len() <= GROUP * self.conv.input().len());
         let layout = kernels.layout();

@@ -29,8 +29,8 @@ use crate::infer::Format;
 use crate::layout::Layout;
 
 pub use band::{
-    Affine, ConvBand, ConvWeightsBand, Gate, Images, Moments, Normalize, NormalizeReduce, Pad, Pool, Reduction, Source,
-    Sums,
+    Affine, ConvBand, ConvWeightsBand, Gate, Images, Moments, Normalize, NormalizeReduce, PackWeights, Pad, Pool,
+    Reduction, Source, Sums,
 };
 pub use pixels::{PixelConv, PixelKernels, PixelLoad, PixelPool};
 
@@ -262,8 +262,8 @@ pub trait Kernels: Send + Sync {
     fn layout(&self) -> Layout;
     /// Words that the weights of a convolution take, packed for [`conv`](Kernels::conv).
     fn packed_len(&self, gather: &Gather) -> usize;
-    /// Packs weights `[out][in][kernel][kernel]`.
-    fn pack_weights(&self, gather: &Gather, weights: &[f32], packed: &mut [f32]);
+    /// Puts weights in the order and the form in which convolutions read them.
+    fn pack_weights(&self, weights: PackWeights<'_>);
     /// Convolution, and its gradient by the input.
     fn conv(&self, band: ConvBand<'_>);
     /// Multiplies and adds as fast as it can, with nothing to load or store; returns how many multiply-adds
@@ -383,8 +383,9 @@ macro_rules! implement_kernels {
                 $crate::kernels::frame::packed_len(gather, $block)
             }
 
-            fn pack_weights(&self, gather: &$crate::geometry::Gather, weights: &[f32], packed: &mut [f32]) {
-                $crate::kernels::frame::pack_weights(gather, weights, $block, packed);
+            fn pack_weights(&self, weights: $crate::kernels::PackWeights<'_>) {
+                weights.check(self);
+                $crate::kernels::frame::pack_weights(weights, $block);
             }
 
             fn gradient_len(&self, conv: &$crate::geometry::Conv2d) -> usize {
@@ -445,10 +446,6 @@ macro_rules! implement_tiled_kernels {
                 $crate::kernels::frame::tiled::packed_len(gather, $planes)
             }
 
-            fn pack_weights(&self, gather: &$crate::geometry::Gather, weights: &[f32], packed: &mut [f32]) {
-                $crate::kernels::frame::tiled::pack_weights(gather, $planes, weights, packed);
-            }
-
             fn gradient_len(&self, conv: &$crate::geometry::Conv2d) -> usize {
                 $crate::kernels::frame::tiled::gradient_len(conv)
             }
@@ -460,6 +457,7 @@ macro_rules! implement_tiled_kernels {
             }
 
             $crate::kernels::kernel!(spin, [$(#[$feature])?] tiled::spin::<$unit, $planes>);
+            $crate::kernels::kernel!(pack_weights, PackWeights, [$(#[$feature])?] tiled::pack_weights::<$unit, $planes>);
             $crate::kernels::kernel!(load_images, Images, [$(#[$feature])?] tiled::load_images::<$unit, $planes>);
             $crate::kernels::kernel!(conv, ConvBand, [$(#[$feature])?] tiled::conv::<$unit, $planes>);
             $crate::kernels::kernel!(conv_weights, ConvWeightsBand, [$(#[$feature])?] tiled::conv_weights::<$unit, $planes>);

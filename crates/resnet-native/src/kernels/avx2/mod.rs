@@ -40,6 +40,9 @@ implement_plane_pixels!(PlanePixels, Isa::Avx2, Software<Lanes>, #[target_featur
 /// The high half of a word.
 const HIGH: i32 = 0xffff_0000u32 as i32;
 
+/// The third byte of a word.
+const THIRD: i32 = 0xff00;
+
 /// Eight floats.
 #[derive(Clone, Copy)]
 pub struct Lanes(__m256);
@@ -163,6 +166,36 @@ impl Vector for Lanes {
             let words = _mm256_srli_epi32::<16>(rounded(self.0));
             let halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(to.cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_24(words: *const f32, bytes: *const u16) -> (Self, Self) {
+        // SAFETY: as above; there are eight words and as many pairs of bytes.
+        unsafe {
+            let (low, high) = Self::load(words).widen();
+            let pairs = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.cast()));
+            let third = _mm256_set1_epi32(THIRD);
+            let low_bytes = _mm256_and_si256(_mm256_slli_epi32::<8>(pairs), third);
+            let high_bytes = _mm256_and_si256(pairs, third);
+            let with = |value: Self, bytes| Self(_mm256_or_ps(value.0, _mm256_castsi256_ps(bytes)));
+            (with(low, low_bytes), with(high, high_bytes))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_24((low, high): (Self, Self), words: *mut f32, bytes: *mut u16, _: bool) {
+        // SAFETY: as above; there is room for eight words and as many pairs of bytes.
+        unsafe {
+            let half = _mm256_set1_epi32(0x80);
+            let low = _mm256_add_epi32(_mm256_castps_si256(low.0), half);
+            let high = _mm256_add_epi32(_mm256_castps_si256(high.0), half);
+            Self::zip_high(Self(_mm256_castsi256_ps(low)), Self(_mm256_castsi256_ps(high))).store(words);
+            let low_bytes = _mm256_and_si256(_mm256_srli_epi32::<8>(low), _mm256_set1_epi32(0xff));
+            let high_bytes = _mm256_and_si256(high, _mm256_set1_epi32(THIRD));
+            let pairs = _mm256_or_si256(low_bytes, high_bytes);
+            let pairs = _mm_packus_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+            _mm_storeu_si128(bytes.cast(), pairs);
         }
     }
 

@@ -40,6 +40,9 @@ implement_plane_pixels!(PlanePixels, Isa::Avx512, Software<Lanes>, #[target_feat
 /// The high half of a word.
 const HIGH: i32 = 0xffff_0000u32 as i32;
 
+/// The third byte of a word.
+const THIRD: i32 = 0xff00;
+
 /// Sixteen floats.
 #[derive(Clone, Copy)]
 pub struct Lanes(__m512);
@@ -179,6 +182,38 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
+    unsafe fn load_24(words: *const f32, bytes: *const u16) -> (Self, Self) {
+        // SAFETY: as above; there are sixteen words and as many pairs of bytes.
+        unsafe {
+            let words = _mm512_loadu_si512(words.cast());
+            let pairs = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.cast()));
+            let third = _mm512_set1_epi32(THIRD);
+            let low_bytes = _mm512_and_si512(_mm512_slli_epi32::<8>(pairs), third);
+            let low = _mm512_or_si512(_mm512_slli_epi32::<16>(words), low_bytes);
+            let high = Self::select_halves(words, _mm512_and_si512(pairs, third));
+            (Self(_mm512_castsi512_ps(low)), high)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_24((low, high): (Self, Self), words: *mut f32, bytes: *mut u16, streams: bool) {
+        // SAFETY: as above; there is room for sixteen words and as many pairs of bytes, half a line of them.
+        unsafe {
+            let half = _mm512_set1_epi32(0x80);
+            let low = _mm512_add_epi32(_mm512_castps_si512(low.0), half);
+            let high = _mm512_add_epi32(_mm512_castps_si512(high.0), half);
+            Self::select_halves(high, _mm512_srli_epi32::<16>(low)).store_or_stream(words, streams);
+            let pairs = select(_mm512_set1_epi32(THIRD), high, _mm512_srli_epi32::<8>(low));
+            let pairs = _mm512_cvtepi32_epi16(pairs);
+            if streams {
+                _mm256_stream_si256(bytes.cast(), pairs);
+            } else {
+                _mm256_storeu_si256(bytes.cast(), pairs);
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn round_bf16(self) -> Self {
         // SAFETY: as above.
         unsafe { Self(_mm512_castsi512_ps(_mm512_and_si512(rounded(self.0), _mm512_set1_epi32(HIGH)))) }
@@ -229,13 +264,8 @@ impl Lanes {
     /// The machine has AVX-512F.
     #[inline(always)]
     unsafe fn select_halves(high: __m512i, low: __m512i) -> Self {
-        /// Truth table of "by the first: the second, else the third".
-        const SELECT: i32 = 0xca;
         // SAFETY: passed on from the caller.
-        unsafe {
-            let words = _mm512_ternarylogic_epi32::<SELECT>(_mm512_set1_epi32(HIGH), high, low);
-            Self(_mm512_castsi512_ps(words))
-        }
+        unsafe { Self(_mm512_castsi512_ps(select(_mm512_set1_epi32(HIGH), high, low))) }
     }
 
     /// [`Vector::store_bf16`] for two vectors, one after the other, with the instruction for it.
@@ -298,6 +328,18 @@ fn transpose_words(rows: &mut [__m512i; 16]) {
         rows[i] = _mm512_shuffle_i32x4::<EVEN>(halves[i], halves[8 + i]);
         rows[8 + i] = _mm512_shuffle_i32x4::<ODD>(halves[i], halves[8 + i]);
     }
+}
+
+/// The bits of `chosen` where those of `mask` are set, elsewhere those of `other`.
+///
+/// # Safety
+/// The machine has the vector's instructions.
+#[inline(always)]
+unsafe fn select(mask: __m512i, chosen: __m512i, other: __m512i) -> __m512i {
+    /// Truth table of "by the first: the second, else the third".
+    const SELECT: i32 = 0xca;
+    // SAFETY: passed on from the caller.
+    unsafe { _mm512_ternarylogic_epi32::<SELECT>(mask, chosen, other) }
 }
 
 /// Floats as words whose high halves are their values in bf16, to the nearest and to even.

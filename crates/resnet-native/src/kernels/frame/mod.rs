@@ -88,6 +88,10 @@ pub trait Vector: Copy {
     /// Has everything [streamed](Vector::stream) arrive before what is stored later: a kernel that streams ends with it.
     #[inline(always)]
     unsafe fn end_stream() {}
+    /// As many values of each half of a tile in 24 bits (see `layout`): `bytes` is valid for as many pairs.
+    unsafe fn load_24(words: *const f32, bytes: *const u16) -> (Self, Self);
+    /// The reverse of [`load_24`](Vector::load_24), rounding to the nearest; [streamed](Vector::stream) or not.
+    unsafe fn store_24(values: (Self, Self), words: *mut f32, bytes: *mut u16, streams: bool);
     /// Each value rounded to bf16, to the nearest, and what that leaves, for a value to be the sum of numbers in bf16; which way
     /// a tie goes does not matter there.
     #[inline(always)]

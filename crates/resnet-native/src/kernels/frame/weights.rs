@@ -2,6 +2,7 @@
 
 use super::winograd;
 use crate::geometry::{Conv2d, Direction, Gather};
+use crate::kernels::PackWeights;
 
 /// Length of packed weights, `block` channels written side by side.
 pub fn packed_len(gather: &Gather, block: usize) -> usize {
@@ -13,7 +14,8 @@ pub fn packed_len(gather: &Gather, block: usize) -> usize {
 
 /// Packs `[out][in][tap]` as `[written / block][tap][read][block]`, or at the points of [`winograd`]; channels past the last
 /// are zero.
-pub fn pack_weights(gather: &Gather, weights: &[f32], block: usize, packed: &mut [f32]) {
+pub fn pack_weights(weights: PackWeights<'_>, block: usize) {
+    let PackWeights { gather, weights, packed } = weights;
     if winograd::fits(&gather.conv) {
         return winograd::pack_weights(gather, weights, block, packed);
     }

@@ -3,7 +3,7 @@
 use super::frame::{Vector, tiled::Software};
 use super::pixels::{implement_plane_pixels, implement_single_pixels};
 use super::{Isa, implement_kernels, implement_tiled_kernels};
-use crate::layout::{narrow, widen};
+use crate::layout::{narrow, narrow_24, widen, widen_24};
 
 /// The kernels in single precision.
 pub struct F32;
@@ -128,6 +128,24 @@ impl Vector for Lanes {
         let halves = self.0.map(|value| narrow([value, 0.0]).to_bits() as u16);
         // SAFETY: the caller gives room for four halves of words.
         unsafe { to.cast::<[u16; 4]>().write_unaligned(halves) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_24(words: *const f32, bytes: *const u16) -> (Self, Self) {
+        // SAFETY: the caller gives four words and as many pairs of bytes.
+        let (words, bytes) = unsafe { (Self::load(words), bytes.cast::<[u16; 4]>().read_unaligned()) };
+        let values: [[f32; 2]; 4] = std::array::from_fn(|lane| widen_24(words.0[lane], bytes[lane]));
+        (Self(values.map(|[low, _]| low)), Self(values.map(|[_, high]| high)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_24((low, high): (Self, Self), words: *mut f32, bytes: *mut u16, _: bool) {
+        let values: [(f32, u16); 4] = std::array::from_fn(|lane| narrow_24([low.0[lane], high.0[lane]]));
+        // SAFETY: the caller gives room for four words and as many pairs of bytes.
+        unsafe {
+            Self(values.map(|(word, _)| word)).store(words);
+            bytes.cast::<[u16; 4]>().write_unaligned(values.map(|(_, bytes)| bytes));
+        }
     }
 
     #[inline(always)]

@@ -88,17 +88,17 @@ pub enum TileGate<V> {
 }
 
 impl<V: Vector> TileGate<V> {
-    /// Part of a gradient, masked; `at` is its place, `y` what the batch norm read there.
+    /// Part of a gradient, masked; `tile` and `at` are its place, `y` what the batch norm read there.
     ///
     /// # Safety
     /// The place lies inside what the gate holds.
     #[inline(always)]
-    pub unsafe fn mask<const PLANES: usize>(self, g: Pair<V>, y: Pair<V>, at: usize) -> Pair<V> {
+    pub unsafe fn mask<const PLANES: usize>(self, g: Pair<V>, y: Pair<V>, tile: usize, at: usize) -> Pair<V> {
         // SAFETY: passed on from the caller.
         unsafe {
             let gates = match self {
                 Self::Open => return g,
-                Self::Output(rectified) => load::<V, PLANES>(rectified.add(at)),
+                Self::Output(rectified) => load::<V, PLANES>(rectified.add(tile), at),
                 Self::Input([scale, shift]) => (y.0.mul_add(scale.0, shift.0), y.1.mul_add(scale.1, shift.1)),
             };
             (g.0.where_positive(gates.0), g.1.where_positive(gates.1))

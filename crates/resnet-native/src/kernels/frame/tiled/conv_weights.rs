@@ -115,19 +115,20 @@ struct Zip<U> {
 
 impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Zip<U> {
     #[inline(always)]
-    unsafe fn visit<S: Steps<U::Vector>>(self, at: usize, steps: S) {
+    unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
+        let groups = self.groups.map(|tensors| tensors.map(|tensor| tensor.wrapping_add(tile)));
+        let zip = Self { groups, ..self };
         // SAFETY: passed on from the caller.
         unsafe {
-            for image in 0..self.images[0].min(self.images[1]) {
-                let (a, b) =
-                    (self.image::<S, PLANES>(0, at, image, steps), self.image::<S, PLANES>(1, at, image, steps));
-                self.store::<PLANES>(image, a, b);
+            for image in 0..zip.images[0].min(zip.images[1]) {
+                let (a, b) = (zip.image::<S, PLANES>(0, at, image, steps), zip.image::<S, PLANES>(1, at, image, steps));
+                zip.store::<PLANES>(image, a, b);
             }
-            for image in self.images[0].min(self.images[1])..GROUP {
+            for image in zip.images[0].min(zip.images[1])..GROUP {
                 let nothing = (U::Vector::splat(0.0), U::Vector::splat(0.0));
-                let a = if image < self.images[0] { self.image::<S, PLANES>(0, at, image, steps) } else { nothing };
-                let b = if image < self.images[1] { self.image::<S, PLANES>(1, at, image, steps) } else { nothing };
-                self.store::<PLANES>(image, a, b);
+                let a = if image < zip.images[0] { zip.image::<S, PLANES>(0, at, image, steps) } else { nothing };
+                let b = if image < zip.images[1] { zip.image::<S, PLANES>(1, at, image, steps) } else { nothing };
+                zip.store::<PLANES>(image, a, b);
             }
         }
     }
@@ -147,9 +148,8 @@ impl<U: TileUnit> Zip<U> {
         steps: S,
     ) -> Pair<U::Vector> {
         let [first, second] = self.groups[group];
-        let at = at + image * HALF;
         // SAFETY: passed on from the caller.
-        unsafe { steps.image::<PLANES>(first.add(at), second.add(at)) }
+        unsafe { steps.image::<PLANES>(first, second, at + image * HALF) }
     }
 
     /// Stores the values of an image of each group.

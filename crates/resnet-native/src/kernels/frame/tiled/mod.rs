@@ -67,24 +67,30 @@ pub const fn plane_products(planes: usize) -> &'static [(usize, usize)] {
 /// The values of a tile's two halves for some of their channels.
 type Pair<V> = (V, V);
 
-/// Loads part of a row of both halves of a stored tile.
+/// Loads part of a row of both halves of a stored tile, from place `at` of each on.
 ///
 /// # Safety
-/// `from` is valid for a vector in each half of the tile.
+/// The places lie inside the tile.
 #[inline(always)]
-unsafe fn load<V: Vector, const PLANES: usize>(from: *const f32) -> Pair<V> {
+unsafe fn load<V: Vector, const PLANES: usize>(tile: *const f32, at: usize) -> Pair<V> {
     // SAFETY: passed on from the caller.
-    unsafe { if PLANES == 1 { V::load(from).widen() } else { (V::load(from), V::load(from.add(TILE))) } }
+    unsafe {
+        match PLANES {
+            1 => V::load(tile.add(at)).widen(),
+            2 => V::load_24(tile.add(at), tile.add(TILE).cast::<u16>().add(at)),
+            _ => (V::load(tile.add(at)), V::load(tile.add(TILE + at))),
+        }
+    }
 }
 
 /// The reverse of [`load`].
 ///
 /// # Safety
-/// `to` is valid for a vector in each half of the tile.
+/// As for [`load`].
 #[inline(always)]
-unsafe fn store<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *mut f32) {
+unsafe fn store<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, tile: *mut f32, at: usize) {
     // SAFETY: passed on from the caller.
-    unsafe { store_or_stream::<U, PLANES>(value, to, false) }
+    unsafe { store_or_stream::<U, PLANES>(value, tile, at, false) }
 }
 
 /// [`store`], past the caches if the output is streamed to.
@@ -92,14 +98,21 @@ unsafe fn store<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *m
 /// # Safety
 /// As for [`store`] and [`Vector::stream`].
 #[inline(always)]
-unsafe fn store_or_stream<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *mut f32, streams: bool) {
+unsafe fn store_or_stream<U: TileUnit, const PLANES: usize>(
+    value: Pair<U::Vector>,
+    tile: *mut f32,
+    at: usize,
+    streams: bool,
+) {
     // SAFETY: passed on from the caller.
     unsafe {
-        if PLANES == 1 {
-            U::narrow(value.0, value.1).store_or_stream(to, streams);
-        } else {
-            value.0.store_or_stream(to, streams);
-            value.1.store_or_stream(to.add(TILE), streams);
+        match PLANES {
+            1 => U::narrow(value.0, value.1).store_or_stream(tile.add(at), streams),
+            2 => U::Vector::store_24(value, tile.add(at), tile.add(TILE).cast::<u16>().add(at), streams),
+            _ => {
+                value.0.store_or_stream(tile.add(at), streams);
+                value.1.store_or_stream(tile.add(TILE + at), streams);
+            }
         }
     }
 }

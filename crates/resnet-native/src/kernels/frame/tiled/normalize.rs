@@ -3,7 +3,7 @@
 use super::channels::{PaddedGate, PerChannel, TileGate};
 use super::{Pair, TileUnit, Vector, load, store};
 use crate::kernels::{Normalize, NormalizeReduce, Reduction};
-use crate::layout::{HALF, TILE, Tiling, stored_tile};
+use crate::layout::{GROUP, HALF, TILE, Tiling, stored_parts, stored_tile};
 
 /// `output = relu(scale * input + shift + residual)`.
 ///
@@ -21,11 +21,11 @@ pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
             unsafe {
                 let scale: Pair<U::Vector> = scale.load(block, part);
                 let shift: Pair<U::Vector> = shift.load(block, part);
-                for at in (tile + part..tile + band.images * HALF).step_by(HALF) {
-                    let (low, high) = load::<U::Vector, PLANES>(band.input.as_ptr().add(at));
+                for at in (part..band.images * HALF).step_by(HALF) {
+                    let (low, high) = load::<U::Vector, PLANES>(band.input.as_ptr().add(tile), at);
                     let mut value = (low.mul_add(scale.0, shift.0), high.mul_add(scale.1, shift.1));
                     if let Some(residual) = band.residual {
-                        let (low, high) = load::<U::Vector, PLANES>(residual.as_ptr().add(at));
+                        let (low, high) = load::<U::Vector, PLANES>(residual.as_ptr().add(tile), at);
                         value = (value.0.add(low), value.1.add(high));
                     }
                     if band.relu {
@@ -34,13 +34,20 @@ pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
                     if halves == 1 {
                         value.1 = U::Vector::splat(0.0);
                     }
-                    store::<U, PLANES>(value, band.output.as_mut_ptr().add(at));
+                    store::<U, PLANES>(value, band.output.as_mut_ptr().add(tile), at);
                 }
             }
         }
-        for half in band.output[tile..tile + tile_len].chunks_exact_mut(TILE) {
-            half[band.images * HALF..].fill(0.0);
-        }
+        clear_images::<PLANES>(&mut band.output[tile..tile + tile_len], band.images);
+    }
+}
+
+/// Sets what a stored tile has beyond some images to zero.
+fn clear_images<const PLANES: usize>(mut tile: &mut [f32], images: usize) {
+    for row in stored_parts(PLANES) {
+        let (part, rest) = tile.split_at_mut(GROUP * row);
+        part[images * row..].fill(0.0);
+        tile = rest;
     }
 }
 
@@ -69,7 +76,8 @@ pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: Normalize
                     let mut sums = [[U::Vector::splat(0.0); 2]; 2];
                     for column in first..columns.min(first + TILES_PER_FLUSH) {
                         let tile = (column * tiling.blocks + block) * stored_tile(PLANES);
-                        reduce::<U, PLANES>((gradient, input.as_ptr()), tile + part, values, gate, &mut sums);
+                        let tensors = (gradient.add(tile), input.as_ptr().add(tile));
+                        reduce::<U, PLANES>(tensors, (tile, part), values, gate, &mut sums);
                     }
                     sums
                 };
@@ -86,21 +94,21 @@ pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: Normalize
 /// Masks part of a tile and adds it to `[half][of g, of g * normalised]`.
 ///
 /// # Safety
-/// `at` is the place of a tile's part in all tensors.
+/// `gradient` and `input` are tiles, the first the one at `tile`, and `part` lies inside them.
 #[inline(always)]
 unsafe fn reduce<U: TileUnit, const PLANES: usize>(
     (gradient, input): (*mut f32, *const f32),
-    at: usize,
+    (tile, part): (usize, usize),
     [mean, inv_std]: [Pair<U::Vector>; 2],
     gate: TileGate<U::Vector>,
     sums: &mut [[U::Vector; 2]; 2],
 ) {
-    for at in (at..at + TILE).step_by(HALF) {
+    for at in (part..TILE).step_by(HALF) {
         // SAFETY: passed on from the caller.
         unsafe {
-            let y = load::<U::Vector, PLANES>(input.add(at));
-            let (low, high) = gate.mask::<PLANES>(load::<U::Vector, PLANES>(gradient.add(at)), y, at);
-            store::<U, PLANES>((low, high), gradient.add(at));
+            let y = load::<U::Vector, PLANES>(input, at);
+            let (low, high) = gate.mask::<PLANES>(load::<U::Vector, PLANES>(gradient, at), y, tile, at);
+            store::<U, PLANES>((low, high), gradient, at);
             sums[0][0] = sums[0][0].add(low);
             sums[0][1] = low.mul_add(y.0.sub(mean.0).mul(inv_std.0), sums[0][1]);
             sums[1][0] = sums[1][0].add(high);

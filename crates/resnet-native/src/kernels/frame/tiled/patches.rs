@@ -1,10 +1,10 @@
 //! The images as the first convolution reads them: every pixel it writes gets the patch that it sees, so
 //! that a few channels of colour fill the tiles.
 
-use super::{Tile, TileUnit, Vector, store};
+use super::{Tile, TileUnit, Vector, store_or_stream};
 use crate::geometry::Conv2d;
 use crate::kernels::Images;
-use crate::layout::{GROUP, HALF, TILE, Tiling, stored_tile};
+use crate::layout::{GROUP, HALF, Tiling, stored_tile};
 
 /// Stores up to 16 images as patches: channel `(c * kernel + row) * kernel + column` of a pixel is what
 /// that tap of the convolution reads for it.
@@ -13,63 +13,67 @@ use crate::layout::{GROUP, HALF, TILE, Tiling, stored_tile};
 /// See the [module](super::super).
 #[inline(always)]
 pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) {
-    let Images { images, conv, group } = images;
+    let streams = images.streams();
+    let Images { images, conv, group, .. } = images;
     let tiling = Tiling::new(conv.patches());
     let row_len = tiling.row_tiles() * stored_tile(PLANES);
     let images: Vec<_> = images.chunks_exact(conv.input().len()).map(|image| Bordered::new(conv, image)).collect();
-    let [mut by_tap, mut rows] = [[Tile::ZERO; 2]; 2];
+    let mut by_tap = [Tile::ZERO; 2];
+    // Of each image, for a tile is written as a whole: past the caches lines are.
+    let mut by_column = [[Tile::ZERO; 2]; GROUP];
     for (y, row) in group.chunks_exact_mut(row_len).enumerate() {
         for first in (0..tiling.columns).step_by(GROUP) {
             for block in 0..tiling.blocks {
-                for (lane, image) in images.iter().enumerate() {
-                    // SAFETY: passed on from the caller.
-                    unsafe { gather::<U, PLANES>(image, tiling, (y, first, block), &mut by_tap) };
-                    for (by_tap, rows) in by_tap.iter().zip(&mut rows).take(stored_tile(PLANES) / TILE) {
+                for (image, by_column) in images.iter().zip(&mut by_column) {
+                    gather(image, tiling, (y, first, block), &mut by_tap);
+                    for (by_tap, by_column) in by_tap.iter().zip(by_column) {
                         // SAFETY: two whole tiles.
-                        unsafe { U::Vector::transpose(by_tap.as_ptr(), rows.as_mut_ptr()) };
+                        unsafe { U::Vector::transpose(by_tap.as_ptr(), by_column.as_mut_ptr()) };
                     }
-                    for (part, tile) in rows.iter().enumerate().take(stored_tile(PLANES) / TILE) {
-                        for (column, words) in (first..tiling.columns).zip(tile.0.chunks_exact(HALF)) {
-                            let to = (column * tiling.blocks + block) * stored_tile(PLANES) + part * TILE;
-                            row[to + lane * HALF..][..HALF].copy_from_slice(words);
-                        }
+                }
+                for (from, column) in (first..tiling.columns.min(first + GROUP)).enumerate() {
+                    let tile = &mut row[(column * tiling.blocks + block) * stored_tile(PLANES)..];
+                    for (lane, halves) in by_column.iter().enumerate() {
+                        // SAFETY: a column's values, and an image's place in the tile.
+                        unsafe { place::<U, PLANES>(halves, from * HALF, tile.as_mut_ptr(), lane * HALF, streams) };
                     }
                 }
             }
         }
-        for tile in row.chunks_exact_mut(TILE) {
-            tile[images.len() * HALF..].fill(0.0);
+    }
+    // SAFETY: passed on from the caller.
+    unsafe { U::Vector::end_stream() };
+}
+
+/// Stores an image's values of both halves.
+///
+/// # Safety
+/// The places lie inside the tiles, and the machine has the unit's instructions.
+#[inline(always)]
+unsafe fn place<U: TileUnit, const PLANES: usize>(
+    halves: &[Tile; 2],
+    from: usize,
+    tile: *mut f32,
+    to: usize,
+    streams: bool,
+) {
+    for part in (0..HALF).step_by(U::Vector::LANES) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let [low, high] = halves.each_ref().map(|half| half.as_ptr().wrapping_add(from + part));
+            store_or_stream::<U, PLANES>((U::Vector::load(low), U::Vector::load(high)), tile, to + part, streams);
         }
     }
 }
 
-/// What the taps of a block of tiles read of one image for 16 columns of tiles from `first` on, `[tap][column]`: the
-/// words of tiles in bf16, or the first and the second halves in single precision.
-///
-/// # Safety
-/// See the [module](super::super).
-#[inline(always)]
-unsafe fn gather<U: TileUnit, const PLANES: usize>(
-    image: &Bordered,
-    tiling: Tiling,
-    (y, first, block): (usize, usize, usize),
-    by_tap: &mut [Tile; 2],
-) {
-    let to = by_tap.as_mut_ptr().cast::<f32>();
-    for i in 0..HALF {
-        let mut halves = [[0.0; GROUP]; 2];
-        for (half, values) in halves.iter_mut().enumerate() {
+/// What the taps of a block of tiles read of one image for 16 columns of tiles from `first` on, `[tap][column]` of each half.
+fn gather(image: &Bordered, tiling: Tiling, (y, first, block): (usize, usize, usize), by_tap: &mut [Tile; 2]) {
+    for (half, taps) in by_tap.iter_mut().enumerate() {
+        for (i, values) in taps.0.as_chunks_mut().0.iter_mut().enumerate() {
+            *values = [0.0; GROUP];
             match tiling.pixels {
                 1 => image.read((2 * block + half) * HALF + i, y, first, values),
                 _ => image.read_pairs(i, y, 2 * first + half, values),
-            }
-        }
-        for part in (0..HALF).step_by(U::Vector::LANES) {
-            // SAFETY: inside the sixteen values, and the tiles, which follow one another.
-            unsafe {
-                let low = U::Vector::load(halves[0].as_ptr().add(part));
-                let high = U::Vector::load(halves[1].as_ptr().add(part));
-                store::<U, PLANES>((low, high), to.add(i * HALF + part));
             }
         }
     }

@@ -107,8 +107,8 @@ impl Channels {
 
 /// Where a pixel's channels are.
 struct Pixel<const PLANES: usize> {
-    /// The first word of the first image.
-    word: usize,
+    /// The first word of the first tile.
+    tile: usize,
     /// Half of the tile, where it holds two pixels.
     half: usize,
     tiling: Tiling,
@@ -116,8 +116,8 @@ struct Pixel<const PLANES: usize> {
 
 impl<const PLANES: usize> Pixel<PLANES> {
     fn new(tiling: Tiling, pixel: usize) -> Self {
-        let (tile, word, half) = tiling.place(pixel, 0, 0);
-        Self { word: tile * stored_tile(PLANES) + word, half, tiling }
+        let (tile, _, half) = tiling.place(pixel, 0, 0);
+        Self { tile: tile * stored_tile(PLANES), half, tiling }
     }
 
     /// Reads all channels of all images, filled up to whole chunks, to the places from `first` on.
@@ -128,12 +128,12 @@ impl<const PLANES: usize> Pixel<PLANES> {
     unsafe fn read<V: Vector>(&self, group: &[f32], values: &mut Channels, first: usize) {
         for image in 0..GROUP {
             for block in 0..self.tiling.blocks {
-                let word = self.word + block * stored_tile(PLANES) + image * HALF;
+                let tile = group.as_ptr().wrapping_add(self.tile + block * stored_tile(PLANES));
                 let to = image * values.count + first + block * 2 * HALF;
                 for part in (0..HALF).step_by(V::LANES) {
                     // SAFETY: passed on from the caller.
                     unsafe {
-                        let (low, high) = load::<V, PLANES>(group.as_ptr().add(word + part));
+                        let (low, high) = load::<V, PLANES>(tile, image * HALF + part);
                         let to = values.values.as_mut_ptr().add(to + part);
                         if self.tiling.pixels == 1 {
                             low.store(to);
@@ -156,21 +156,21 @@ impl<const PLANES: usize> Pixel<PLANES> {
     unsafe fn write<U: TileUnit>(&self, group: &mut [f32], values: &Channels, first: usize) {
         for image in 0..GROUP {
             for block in 0..self.tiling.blocks {
-                let word = self.word + block * stored_tile(PLANES) + image * HALF;
+                let tile = group.as_mut_ptr().wrapping_add(self.tile + block * stored_tile(PLANES));
                 let from = image * values.count + first + block * 2 * HALF;
                 for part in (0..HALF).step_by(U::Vector::LANES) {
                     // SAFETY: passed on from the caller.
                     unsafe {
-                        let to = group.as_mut_ptr().add(word + part);
+                        let to = image * HALF + part;
                         let from = values.values.as_ptr().add(from + part);
                         let value = U::Vector::load(from);
                         let halves = if self.tiling.pixels == 1 {
                             (value, U::Vector::load(from.add(HALF)))
                         } else {
-                            let (low, high) = load::<U::Vector, PLANES>(to);
+                            let (low, high) = load::<U::Vector, PLANES>(tile, to);
                             if self.half == 0 { (value, high) } else { (low, value) }
                         };
-                        store::<U, PLANES>(halves, to);
+                        store::<U, PLANES>(halves, tile, to);
                     }
                 }
             }

@@ -100,12 +100,12 @@ struct Copy<U> {
 
 impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Copy<U> {
     #[inline(always)]
-    unsafe fn visit<S: Steps<U::Vector>>(self, at: usize, steps: S) {
-        let [first, second] = self.tensors;
+    unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
+        let [first, second] = self.tensors.map(|tensor| tensor.wrapping_add(tile));
         for image in (0..self.used).step_by(HALF) {
             // SAFETY: passed on from the caller; `to` has room for the tile's planes.
             unsafe {
-                let value = steps.image::<PLANES>(first.add(at + image), second.add(at + image));
+                let value = steps.image::<PLANES>(first, second, at + image);
                 store_planes::<U, PLANES>(value, self.to.add(image));
             }
         }

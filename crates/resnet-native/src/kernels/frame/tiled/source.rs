@@ -36,11 +36,11 @@ pub struct Part {
 
 /// What is done with a part, compiled for each way to work its values out.
 pub trait Visitor<V: Vector, const PLANES: usize> {
-    /// Goes through the images; `at` is the place of the first in the tensors.
+    /// Goes through the images, from the tile's place in the tensors and the part's in the tile on.
     ///
     /// # Safety
     /// The part exists in the values it is called for.
-    unsafe fn visit<S: Steps<V>>(self, at: usize, steps: S);
+    unsafe fn visit<S: Steps<V>>(self, tile: usize, at: usize, steps: S);
 }
 
 impl<'a> Values<'a> {
@@ -84,15 +84,15 @@ impl<'a> Values<'a> {
     #[inline(always)]
     pub unsafe fn visit<V: Vector, const PLANES: usize>(&self, part: Part, visitor: impl Visitor<V, PLANES>) {
         let (block, channel) = (part.tile % self.tiling.blocks, part.channel);
-        let at = (part.row * self.tiling.row_tiles() + part.tile) * stored_tile(PLANES) + channel;
+        let tile = (part.row * self.tiling.row_tiles() + part.tile) * stored_tile(PLANES);
         // SAFETY: passed on from the caller.
         unsafe {
             match &self.arithmetic {
-                Arithmetic::Nothing => visitor.visit(at, AsStored),
-                Arithmetic::Normalize(affine) => visitor.visit(at, Normalize(affine.load(block, channel))),
+                Arithmetic::Nothing => visitor.visit(tile, channel, AsStored),
+                Arithmetic::Normalize(affine) => visitor.visit(tile, channel, Normalize(affine.load(block, channel))),
                 Arithmetic::NormGradient([a, b, c]) => {
                     let factors = [a.load(block, channel), b.load(block, channel), c.load(block, channel)];
-                    visitor.visit(at, Gradient(factors));
+                    visitor.visit(tile, channel, Gradient(factors));
                 }
             }
         }
@@ -101,11 +101,11 @@ impl<'a> Values<'a> {
 
 /// A way to work out the values of one image.
 pub trait Steps<V: Vector>: Copy {
-    /// The values of both halves, from their places in the [tensors](Values::tensors).
+    /// The values of both halves, from place `at` on of a tile of each of the [tensors](Values::tensors).
     ///
     /// # Safety
-    /// The places are valid for part of a tile's row.
-    unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32) -> Pair<V>;
+    /// The places lie inside the tiles.
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32, at: usize) -> Pair<V>;
 }
 
 #[derive(Clone, Copy)]
@@ -121,19 +121,19 @@ struct Gradient<V>([Pair<V>; 3]);
 
 impl<V: Vector> Steps<V> for AsStored {
     #[inline(always)]
-    unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32) -> Pair<V> {
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32, at: usize) -> Pair<V> {
         // SAFETY: passed on from the caller.
-        unsafe { load::<V, PLANES>(first) }
+        unsafe { load::<V, PLANES>(first, at) }
     }
 }
 
 impl<V: Vector> Steps<V> for Normalize<V> {
     #[inline(always)]
-    unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32) -> Pair<V> {
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32, at: usize) -> Pair<V> {
         let Self([scale, shift]) = *self;
         // SAFETY: passed on from the caller.
         unsafe {
-            let y = load::<V, PLANES>(first);
+            let y = load::<V, PLANES>(first, at);
             (y.0.mul_add(scale.0, shift.0).relu(), y.1.mul_add(scale.1, shift.1).relu())
         }
     }
@@ -141,11 +141,11 @@ impl<V: Vector> Steps<V> for Normalize<V> {
 
 impl<V: Vector> Steps<V> for Gradient<V> {
     #[inline(always)]
-    unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32) -> Pair<V> {
+    unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32, at: usize) -> Pair<V> {
         let Self([a, b, c]) = *self;
         // SAFETY: passed on from the caller.
         unsafe {
-            let (g, y) = (load::<V, PLANES>(first), load::<V, PLANES>(second));
+            let (g, y) = (load::<V, PLANES>(first, at), load::<V, PLANES>(second, at));
             (g.0.mul_add(a.0, y.0.mul_add(b.0, c.0)), g.1.mul_add(a.1, y.1.mul_add(b.1, c.1)))
         }
     }

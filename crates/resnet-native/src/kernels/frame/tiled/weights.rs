@@ -1,8 +1,9 @@
 //! Weights in the form that multiplies tiles: 16 rows of pairs of values read by 16 channels written.
 
-use super::winograd;
+use super::{Tile, TileUnit, Vector, store_planes, winograd};
 use crate::geometry::{Conv2d, Direction, Gather};
-use crate::layout::{HALF, TILE, Tiling, split, tile_pixels};
+use crate::kernels::PackWeights;
+use crate::layout::{HALF, TILE, Tiling, tile_pixels};
 
 /// Words of the packed weights.
 pub fn packed_len(gather: &Gather, planes: usize) -> usize {
@@ -18,20 +19,30 @@ pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
 }
 
 /// Packs `[out][in][row][column]`.
-pub fn pack_weights(gather: &Gather, planes: usize, weights: &[f32], packed: &mut [f32]) {
-    if winograd::fits(&gather.conv, planes) {
-        return winograd::pack_weights(gather, planes, weights, packed);
+///
+/// # Safety
+/// See the [module](super::super).
+#[inline(always)]
+pub unsafe fn pack_weights<U: TileUnit, const PLANES: usize>(weights: PackWeights<'_>) {
+    if PLANES > 1 && winograd::fits(&weights.gather.conv, PLANES) {
+        // SAFETY: passed on from the caller.
+        return unsafe { winograd::pack_weights::<U, PLANES>(weights) };
     }
+    let PackWeights { gather, weights, packed } = weights;
     let blocks = Tiling::new(gather.from).blocks;
     let (ways, kernel) = (&gather.tiles.weights, gather.kernel);
-    for (index, tiles) in packed.chunks_exact_mut(planes * TILE).enumerate() {
+    for (index, tiles) in packed.chunks_exact_mut(PLANES * TILE).enumerate() {
         let (block, rest) = (index % blocks, index / blocks);
         let (way, rest) = (ways[rest % ways.len()], rest / ways.len());
         let (row, chunk) = (rest % kernel, rest / kernel);
         let halves = [0, 1].map(|half| half_tile(gather, weights, (chunk, block, half), row, way[half]));
-        for (word, (&low, &high)) in halves[0].iter().zip(&halves[1]).enumerate() {
-            let words = tiles[word..].iter_mut().step_by(TILE);
-            words.zip(split([low, high])).for_each(|(word, plane)| *word = plane);
+        for at in (0..TILE).step_by(U::Vector::LANES) {
+            // SAFETY: passed on from the caller; there is a tile for each plane.
+            unsafe {
+                let (low, high) = (halves[0].as_ptr().add(at), halves[1].as_ptr().add(at));
+                let values = (U::Vector::load(low), U::Vector::load(high));
+                store_planes::<U, PLANES>(values, tiles.as_mut_ptr().add(at));
+            }
         }
     }
 }
@@ -44,9 +55,9 @@ fn half_tile(
     (chunk, block, half): (usize, usize, usize),
     row: usize,
     column: Option<usize>,
-) -> [f32; TILE] {
-    let mut values = [0.0; TILE];
-    let Some(column) = column else { return values };
+) -> Tile {
+    let mut tile = Tile::ZERO;
+    let Some(column) = column else { return tile };
     let (from, to, taps) = (gather.from.channels, gather.to.channels, gather.kernel * gather.kernel);
     let (read_step, written_step) = match gather.direction {
         Direction::Forward => (taps, from * taps),
@@ -56,13 +67,13 @@ fn half_tile(
     let first_read = if tile_pixels(from) == 1 { (2 * block + half) * HALF } else { 0 };
     let first_written = chunk * HALF;
     let written = HALF.min(to.saturating_sub(first_written));
-    for (read, values) in (first_read..from).zip(values.chunks_exact_mut(HALF)) {
+    for (read, values) in (first_read..from).zip(tile.0.chunks_exact_mut(HALF)) {
         let first = read * read_step + first_written * written_step + row * gather.kernel + column;
         for (lane, value) in values.iter_mut().enumerate().take(written) {
             *value = weights[first + lane * written_step];
         }
     }
-    values
+    tile
 }
 
 /// Words of a gradient by the weights.

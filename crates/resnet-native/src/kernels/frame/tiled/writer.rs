@@ -90,10 +90,10 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
             unsafe {
                 let (mut low, mut high) = (U::Vector::load(low.add(part)), U::Vector::load(high.add(part)));
                 if self.accumulate {
-                    let before = load::<U::Vector, PLANES>(output.add(part));
+                    let before = load::<U::Vector, PLANES>(output, part);
                     (low, high) = (low.add(before.0), high.add(before.1));
                 }
-                store_or_stream::<U, PLANES>((low, high), output.add(part), self.streams);
+                store_or_stream::<U, PLANES>((low, high), output, part, self.streams);
             }
         }
     }
@@ -117,12 +117,12 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
                 for image in (part..TILE).step_by(HALF) {
                     let mut g = (U::Vector::load(low.add(image)), U::Vector::load(high.add(image)));
                     if self.accumulate {
-                        let before = load::<U::Vector, PLANES>(output.add(image));
+                        let before = load::<U::Vector, PLANES>(output, image);
                         g = (g.0.add(before.0), g.1.add(before.1));
                     }
-                    let y = load::<U::Vector, PLANES>(input.add(at + image));
-                    let g = gate.mask::<PLANES>(g, y, at + image);
-                    store_or_stream::<U, PLANES>(g, output.add(image), self.streams);
+                    let y = load::<U::Vector, PLANES>(input.add(at), image);
+                    let g = gate.mask::<PLANES>(g, y, at, image);
+                    store_or_stream::<U, PLANES>(g, output, image, self.streams);
                     sums[0] = sums[0].add(g.0);
                     sums[1] = g.0.mul_add(y.0.sub(mean.0), sums[1]);
                     sums[2] = sums[2].add(g.1);

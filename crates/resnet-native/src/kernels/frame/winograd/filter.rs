@@ -33,19 +33,25 @@ pub fn pack_weights(gather: &Gather, weights: &[f32], block: usize, packed: &mut
     }
 }
 
-/// The value at a point of a row of the kernel through which channel `to` is written from `from`; the weights are
-/// `[out][in][tap]`.
-pub fn at_point(gather: &Gather, weights: &[f32], [from, to]: [usize; 2], row: usize, point: usize) -> f32 {
+/// The value at a point of a row of the kernel.
+fn at_point(gather: &Gather, weights: &[f32], channels: [usize; 2], row: usize, point: usize) -> f32 {
+    let taps = taps(gather, weights, channels, row);
+    FILTER[point].iter().zip(taps).map(|(factor, tap)| factor * f64::from(tap)).sum::<f64>() as f32
+}
+
+/// The row of the kernel through which channel `to` is written from `from`, in the order in which its taps meet pixels; the
+/// weights are `[out][in][tap]`.
+pub fn taps(gather: &Gather, weights: &[f32], [from, to]: [usize; 2], row: usize) -> [f32; KERNEL] {
     let pair = match gather.direction {
         Direction::Forward => to * gather.from.channels + from,
         Direction::Backward => from * gather.to.channels + to,
     };
-    let row = &weights[(pair * KERNEL + row) * KERNEL..][..KERNEL];
-    let tap = |index: usize| match gather.direction {
-        Direction::Forward => row[index],
-        Direction::Backward => row[KERNEL - 1 - index],
-    };
-    FILTER[point].iter().enumerate().map(|(index, factor)| factor * f64::from(tap(index))).sum::<f64>() as f32
+    let first = (pair * KERNEL + row) * KERNEL;
+    let [a, b, c] = [0, 1, 2].map(|tap| weights[first + tap]);
+    match gather.direction {
+        Direction::Forward => [a, b, c],
+        Direction::Backward => [c, b, a],
+    }
 }
 
 /// Length of a gradient by the weights at the points.

@@ -20,7 +20,7 @@ pub mod transform;
 
 pub use conv::conv;
 pub use conv_weights::conv_weights;
-pub use filter::{at_point, gradient_len, pack_weights, packed_len, unpack_gradient};
+pub use filter::{gradient_len, pack_weights, packed_len, taps, unpack_gradient};
 
 use crate::geometry::{Conv1d, Conv2d, Direction, Gather};
 

@@ -3,7 +3,7 @@
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::super::Vector;
-use super::{POINTS, QUAD, WINDOW};
+use super::{KERNEL, POINTS, QUAD, WINDOW};
 
 /// What takes pixels to the values at the points.
 pub trait Transform {
@@ -17,6 +17,9 @@ pub trait Transform {
 
 /// `B' d` of the inputs of a quad.
 pub struct Input;
+
+/// `G w` of the taps of a row of the kernel.
+pub struct Filter;
 
 /// `A g` of the gradients of its outputs.
 pub struct Gradient;
@@ -39,6 +42,21 @@ impl Transform for Input {
                 even[1].add(odd[1]),
                 even[1].sub(odd[1]),
             ]
+        }
+    }
+}
+
+impl Transform for Filter {
+    const PIXELS: usize = KERNEL;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(w: [V; WINDOW]) -> [V; POINTS] {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let (third, sixth) = (V::splat(1.0 / 3.0), V::splat(1.0 / 6.0));
+            let even = [w[0].mul(V::splat(-2.0 / 3.0)).sub(w[2].mul(third)), w[0].mul(sixth).add(w[2].mul(third))];
+            let odd = [w[1].mul(V::splat(-2.0 / 3.0 * A)), w[1].mul(V::splat(B / 6.0))];
+            [w[0], w[2], even[0].add(odd[0]), even[0].sub(odd[0]), even[1].add(odd[1]), even[1].sub(odd[1])]
         }
     }
 }

@@ -28,6 +28,9 @@ pub fn fits(conv: &Conv2d, planes: usize) -> bool {
     planes > 1 && plain::fits(conv)
 }
 
+/// The values of a window's pixels, or at the points.
+type Window<V> = [V; plain::WINDOW];
+
 /// Whether tiles at a point hold two planes of these channels.
 const fn is_narrow(channels: usize) -> bool {
     tile_pixels(channels) == 2

@@ -5,13 +5,10 @@ use std::marker::PhantomData;
 use super::super::super::winograd::transform::{Input, Transform};
 use super::super::super::winograd::{POINTS, Row, WINDOW};
 use super::super::source::{Part, Steps, Values, Visitor};
-use super::super::{Tile, TileUnit, Vector, ZERO, planes, store, store_planes};
-use super::input_tiles;
+use super::super::{Tile, TileUnit, Vector, ZERO, planes, store_planes};
+use super::{Window, input_tiles};
 use crate::geometry::Gather;
-use crate::layout::{GROUP, HALF, TILE, Tiling, stored_tile};
-
-/// The values at a window's pixels, or at the points.
-type Window<V> = [V; WINDOW];
+use crate::layout::{GROUP, HALF, MAX_PLANES, TILE, Tiling, stored_tile};
 
 /// Rows of a group, kept for as long as they are needed.
 pub struct PointRows<'a, const PLANES: usize, const NARROW: bool> {
@@ -35,7 +32,7 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
 
     /// Tiles of scratch that it takes to keep some rows.
     pub fn scratch_len(gather: &Gather, quads: usize, kept: usize) -> usize {
-        kept * Self::row_tiles(gather, quads) + Tiling::new(gather.from).row_tiles() * stored_tile(PLANES) / TILE
+        kept * Self::row_tiles(gather, quads) + 2 * Tiling::new(gather.from).row_tiles()
     }
 
     /// Rows of some values, none prepared yet; `kept` is a power of two and `scratch` has the [length](Self::scratch_len) for
@@ -103,14 +100,14 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
     /// As for [`prepare`](Self::prepare).
     #[inline(always)]
     unsafe fn pixels<U: TileUnit>(&mut self, y: usize) -> *const f32 {
-        let (tiles, len) = (self.tiling.row_tiles(), stored_tile(PLANES));
-        if let Some(stored) = self.values.stored() {
-            return stored.wrapping_add(y * tiles * len);
+        let tiles = self.tiling.row_tiles();
+        if let Some(stored) = self.values.stored().filter(|_| PLANES == MAX_PLANES) {
+            return stored.wrapping_add(y * tiles * stored_tile(PLANES));
         }
         let to = self.worked_out.as_mut_ptr().cast::<f32>();
         for tile in 0..tiles {
             for channel in (0..HALF).step_by(U::Vector::LANES) {
-                let to = to.wrapping_add(tile * len + channel);
+                let to = to.wrapping_add(2 * tile * TILE + channel);
                 let copy =
                     Copy::<U> { tensors: self.values.tensors(), images: self.values.images, to, unit: PhantomData };
                 // SAFETY: the tile lies inside the source, and there is room for a row of them.
@@ -121,7 +118,7 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
     }
 }
 
-/// Works out part of a stored tile.
+/// Works out part of a tile, in single precision.
 struct Copy<U> {
     tensors: [*const f32; 2],
     images: usize,
@@ -131,19 +128,20 @@ struct Copy<U> {
 
 impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Copy<U> {
     #[inline(always)]
-    unsafe fn visit<S: Steps<U::Vector>>(self, at: usize, steps: S) {
-        let [first, second] = self.tensors;
+    unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
+        let [first, second] = self.tensors.map(|tensor| tensor.wrapping_add(tile));
         for image in 0..GROUP {
-            let (at, to) = (at + image * HALF, self.to.wrapping_add(image * HALF));
+            let to = self.to.wrapping_add(image * HALF);
             // SAFETY: passed on from the caller; `to` has room for both halves.
             unsafe {
                 let zero = U::Vector::splat(0.0);
                 let value = if image < self.images {
-                    steps.image::<PLANES>(first.add(at), second.add(at))
+                    steps.image::<PLANES>(first, second, at + image * HALF)
                 } else {
                     (zero, zero)
                 };
-                store::<U, PLANES>(value, to);
+                value.0.store(to);
+                value.1.store(to.add(TILE));
             }
         }
     }

@@ -1,9 +1,12 @@
 //! Weights at the points, in the form that multiplies tiles.
 
-use super::super::super::winograd::{KERNEL, POINTS, at_point};
-use super::is_narrow;
+use super::super::super::winograd::transform::{Filter, Transform};
+use super::super::super::winograd::{KERNEL, POINTS, WINDOW, taps as filter_taps};
+use super::super::{Tile, TileUnit, Vector, planes, store_planes};
+use super::{Window, is_narrow};
 use crate::geometry::Gather;
-use crate::layout::{HALF, TILE, Tiling, narrow, split, widen};
+use crate::kernels::PackWeights;
+use crate::layout::{HALF, TILE, Tiling};
 
 /// Words of the packed weights.
 pub fn packed_len(gather: &Gather, planes: usize) -> usize {
@@ -16,39 +19,79 @@ pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
 }
 
 /// Packs `[out][in][row][column]` as `[point][chunk]` of [`chunk_len`] words.
-pub fn pack_weights(gather: &Gather, planes: usize, weights: &[f32], packed: &mut [f32]) {
+///
+/// # Safety
+/// See the [module](super::super::super).
+#[inline(always)]
+pub unsafe fn pack_weights<U: TileUnit, const PLANES: usize>(weights: PackWeights<'_>) {
+    let PackWeights { gather, weights, packed } = weights;
     let (blocks, chunks) = (Tiling::new(gather.from).blocks, Tiling::new(gather.to).chunks());
-    for (index, tiles) in packed.chunks_exact_mut(planes * TILE).enumerate() {
-        let (block, rest) = (index % blocks, index / blocks);
-        let (row, rest) = (rest % KERNEL, rest / KERNEL);
-        let (chunk, point) = (rest % chunks, rest / chunks);
-        let halves = [2 * block, 2 * block + 1].map(|from| half_tile(gather, weights, (from, chunk), row, point));
-        for (word, (&low, &high)) in halves[0].iter().zip(&halves[1]).enumerate() {
-            let words = tiles[word..].iter_mut().step_by(TILE);
-            if is_narrow(gather.from.channels) {
-                words.zip(paired(low)).for_each(|(word, planes)| *word = planes);
-            } else {
-                words.zip(split([low, high])).for_each(|(word, plane)| *word = plane);
+    let point_len = chunks * chunk_len(gather, PLANES);
+    for tile in 0..chunks * KERNEL * blocks {
+        let (chunk, row, block) = (tile / blocks / KERNEL, tile / blocks % KERNEL, tile % blocks);
+        let halves = [2 * block, 2 * block + 1].map(|from| taps(gather, weights, (from, chunk), row));
+        for at in (0..TILE).step_by(U::Vector::LANES) {
+            let to = packed.as_mut_ptr().wrapping_add(tile * PLANES * TILE + at);
+            // SAFETY: passed on from the caller; there is a tile for each plane of every point.
+            unsafe {
+                let halves: [Window<U::Vector>; 2] = [points(&halves[0], at), points(&halves[1], at)];
+                for point in 0..POINTS {
+                    let to = to.wrapping_add(point * point_len);
+                    if is_narrow(gather.from.channels) {
+                        store_paired::<U::Vector, PLANES>(halves[0][point], to);
+                    } else {
+                        store_planes::<U, PLANES>((halves[0][point], halves[1][point]), to);
+                    }
+                }
             }
         }
     }
 }
 
-/// The planes of a value in both halves, two by two as the input's meet them.
-fn paired(value: f32) -> impl Iterator<Item = f32> {
-    let mut planes = split([value, value]);
-    let [first, second, third] = std::array::from_fn(|_| planes.next().unwrap_or_default());
-    [first, second, narrow([widen(first)[0], widen(third)[1]])].into_iter()
-}
-
-/// The weights `[16 read][16 written]` of a row of the kernel for two chunks at a point; zeros where a channel does not exist.
-fn half_tile(gather: &Gather, weights: &[f32], (from, to): (usize, usize), row: usize, point: usize) -> [f32; TILE] {
-    let mut values = [0.0; TILE];
+/// The taps of a row of the kernel, `[16 read][16 written]` each, for two chunks; zeros where a channel does not exist.
+fn taps(gather: &Gather, weights: &[f32], (from, to): (usize, usize), row: usize) -> [Tile; KERNEL] {
+    let mut tiles = [Tile::ZERO; KERNEL];
     let (read, written) = (gather.from.channels, gather.to.channels);
-    for (from, values) in (from * HALF..read).zip(values.chunks_exact_mut(HALF)) {
-        for (to, value) in (to * HALF..written).zip(values) {
-            *value = at_point(gather, weights, [from, to], row, point);
+    for from in from * HALF..read.min((from + 1) * HALF) {
+        for to in to * HALF..written.min((to + 1) * HALF) {
+            let taps = filter_taps(gather, weights, [from, to], row);
+            for (tile, tap) in tiles.iter_mut().zip(taps) {
+                tile.0[from % HALF * HALF + to % HALF] = tap;
+            }
         }
     }
-    values
+    tiles
+}
+
+/// Part of a row's taps at the points.
+///
+/// # Safety
+/// The machine has the vector's instructions.
+#[inline(always)]
+unsafe fn points<V: Vector>(taps: &[Tile; KERNEL], at: usize) -> Window<V> {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut window = [V::splat(0.0); WINDOW];
+        for tap in 0..KERNEL {
+            window[tap] = V::load(taps[tap].as_ptr().add(at));
+        }
+        Filter::apply(window)
+    }
+}
+
+/// Stores the planes of values in both halves of tiles, two by two as the input's meet them.
+///
+/// # Safety
+/// `to` is valid for a vector in each tile.
+#[inline(always)]
+unsafe fn store_paired<V: Vector, const PLANES: usize>(values: V, to: *mut f32) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let planes = planes::<V, PLANES>(values);
+        V::zip_high(planes[0], planes[0]).store(to);
+        V::zip_high(planes[1], planes[1]).store(to.add(TILE));
+        if PLANES == 3 {
+            V::zip_high(planes[0], planes[2]).store(to.add(2 * TILE));
+        }
+    }
 }
