@@ -192,14 +192,14 @@ def table(contestants, results, args):
     return "\n".join(lines)
 
 
-def write(path, text, depth):
-    """Replaces the section between the markers of `path`."""
+def around(path, depth):
+    """What stands before and after the section between the markers of `path`, with the markers."""
     begin, end = f"<!-- side_by_side {depth} -->", f"<!-- end {depth} -->"
-    page = path.read_text()
+    page = path.read_text() if path.is_file() else ""
     if begin not in page or end not in page:
-        sys.exit(f"{path}: expected the markers {begin} and {end}")
+        sys.exit(f"{path}: expected a file with the markers {begin} and {end}")
     before, rest = page.split(begin, 1)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}")
+    return before + begin, end + rest.split(end, 1)[1]
 
 
 def main():
@@ -212,6 +212,12 @@ def main():
     parser.add_argument("--only", default="", help="contestants whose name contains this, and the baseline")
     parser.add_argument("--write", type=Path, help="file whose section to replace")
     args = parser.parse_args()
+    if args.depth < 8 or args.depth % 6 != 2:
+        parser.error(f"--depth {args.depth}: expected 6n+2")
+    if min(args.batch, args.threads, args.rounds, args.seconds) <= 0:
+        parser.error("--batch, --threads, --rounds and --seconds: expected more than nothing")
+    if args.write:
+        around(args.write, args.depth)
     with_the_others()
     subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "resnet-cli"], cwd=ROOT, check=True)
     chosen = [c for c in CONTESTANTS if args.only in c[0] or c[0] == BASELINE]
@@ -220,7 +226,8 @@ def main():
     text = table(chosen, results, args)
     print(text)
     if args.write:
-        write(args.write, text, args.depth)
+        before, after = around(args.write, args.depth)
+        args.write.write_text(f"{before}\n{text}\n{after}")
 
 
 if __name__ == "__main__":

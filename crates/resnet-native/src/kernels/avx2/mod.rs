@@ -173,13 +173,14 @@ impl Vector for Lanes {
     unsafe fn load_24(words: *const f32, bytes: *const u16) -> (Self, Self) {
         // SAFETY: as above; there are eight words and as many pairs of bytes.
         unsafe {
-            let (low, high) = Self::load(words).widen();
+            let (Self(low), Self(high)) = Self::load(words).widen();
             let pairs = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.cast()));
             let third = _mm256_set1_epi32(THIRD);
             let low_bytes = _mm256_and_si256(_mm256_slli_epi32::<8>(pairs), third);
             let high_bytes = _mm256_and_si256(pairs, third);
-            let with = |value: Self, bytes| Self(_mm256_or_ps(value.0, _mm256_castsi256_ps(bytes)));
-            (with(low, low_bytes), with(high, high_bytes))
+            let low = _mm256_or_ps(low, _mm256_castsi256_ps(low_bytes));
+            let high = _mm256_or_ps(high, _mm256_castsi256_ps(high_bytes));
+            (Self(low), Self(high))
         }
     }
 

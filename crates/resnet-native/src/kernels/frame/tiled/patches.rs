@@ -67,6 +67,7 @@ unsafe fn place<U: TileUnit, const PLANES: usize>(
 }
 
 /// What the taps of a block of tiles read of one image for 16 columns of tiles from `first` on, `[tap][column]` of each half.
+#[inline(always)]
 fn gather(image: &Bordered, tiling: Tiling, (y, first, block): (usize, usize, usize), by_tap: &mut [Tile; 2]) {
     for (half, taps) in by_tap.iter_mut().enumerate() {
         for (i, values) in taps.0.as_chunks_mut().0.iter_mut().enumerate() {

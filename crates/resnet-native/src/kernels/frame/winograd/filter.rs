@@ -23,20 +23,15 @@ pub fn packed_len(gather: &Gather, block: usize) -> usize {
 /// Packs `[out][in][tap]` as `[point][written / block][kernel row][read][block]`; channels past the last are zero.
 pub fn pack_weights(gather: &Gather, weights: &[f32], block: usize, packed: &mut [f32]) {
     let (read, written) = (gather.from.channels, gather.to.channels);
-    let blocks = written.div_ceil(block);
-    for (at, lanes) in packed.chunks_exact_mut(block).enumerate() {
-        let (from, row) = (at % read, at / read % KERNEL);
-        let (first, point) = (at / read / KERNEL % blocks * block, at / read / KERNEL / blocks);
-        for (to, value) in (first..).zip(lanes) {
-            *value = if to < written { at_point(gather, weights, [from, to], row, point) } else { 0.0 };
+    let point_len = packed.len() / POINTS;
+    for at in 0..point_len {
+        let (to, from) = (at / block / read / KERNEL * block + at % block, at / block % read);
+        let row = at / block / read % KERNEL;
+        let taps = if to < written { taps(gather, weights, [from, to], row) } else { [0.0; KERNEL] };
+        for (value, factors) in packed[at..].iter_mut().step_by(point_len).zip(FILTER) {
+            *value = factors.iter().zip(taps).map(|(factor, tap)| factor * f64::from(tap)).sum::<f64>() as f32;
         }
     }
-}
-
-/// The value at a point of a row of the kernel.
-fn at_point(gather: &Gather, weights: &[f32], channels: [usize; 2], row: usize, point: usize) -> f32 {
-    let taps = taps(gather, weights, channels, row);
-    FILTER[point].iter().zip(taps).map(|(factor, tap)| factor * f64::from(tap)).sum::<f64>() as f32
 }
 
 /// The row of the kernel through which channel `to` is written from `from`, in the order in which its taps meet pixels; the
