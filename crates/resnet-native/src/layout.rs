@@ -109,16 +109,6 @@ impl Layout {
     }
 }
 
-/// Words that an image takes in each part of a stored tile: its words in bf16, then what more planes keep of it; or the
-/// floats of its halves.
-pub const fn stored_parts(planes: usize) -> &'static [usize] {
-    match planes {
-        1 => &[HALF],
-        2 => &[HALF, HALF / 2],
-        _ => &[HALF, HALF],
-    }
-}
-
 /// Words that a tile is stored in.
 pub const fn stored_tile(planes: usize) -> usize {
     match planes {
@@ -154,7 +144,7 @@ fn store_value(tile: &mut [f32], planes: usize, word: usize, half: usize, value:
     }
 }
 
-/// The low bytes of the values of a word in 24 bits.
+/// The third bytes of the values of a word in 24 bits.
 fn byte_pair(tile: &[f32], word: usize) -> u16 {
     (tile[TILE + word / 2].to_bits() >> (word % 2 * 16)) as u16
 }

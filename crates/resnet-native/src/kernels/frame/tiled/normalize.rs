@@ -3,7 +3,7 @@
 use super::channels::{PaddedGate, PerChannel, TileGate};
 use super::{Pair, TileUnit, Vector, load, store};
 use crate::kernels::{Normalize, NormalizeReduce, Reduction};
-use crate::layout::{GROUP, HALF, TILE, Tiling, stored_parts, stored_tile};
+use crate::layout::{HALF, TILE, Tiling, stored_tile};
 
 /// `output = relu(scale * input + shift + residual)`.
 ///
@@ -13,8 +13,7 @@ use crate::layout::{GROUP, HALF, TILE, Tiling, stored_parts, stored_tile};
 pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
     let tiling = Tiling::new(band.shape);
     let (scale, shift) = (PerChannel::new(band.scale, tiling), PerChannel::new(band.shift, tiling));
-    let tile_len = stored_tile(PLANES);
-    for (index, tile) in (0..band.input.len()).step_by(tile_len).enumerate() {
+    for (index, tile) in (0..band.input.len()).step_by(stored_tile(PLANES)).enumerate() {
         let (block, halves) = (index % tiling.blocks, tiling.halves(index / tiling.blocks % tiling.columns));
         for part in (0..HALF).step_by(U::Vector::LANES) {
             // SAFETY: tiles lie inside all slices, which are of one length.
@@ -36,18 +35,12 @@ pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
                     }
                     store::<U, PLANES>(value, band.output.as_mut_ptr().add(tile), at);
                 }
+                for at in (band.images * HALF + part..TILE).step_by(HALF) {
+                    let nothing = (U::Vector::splat(0.0), U::Vector::splat(0.0));
+                    store::<U, PLANES>(nothing, band.output.as_mut_ptr().add(tile), at);
+                }
             }
         }
-        clear_images::<PLANES>(&mut band.output[tile..tile + tile_len], band.images);
-    }
-}
-
-/// Sets what a stored tile has beyond some images to zero.
-fn clear_images<const PLANES: usize>(mut tile: &mut [f32], images: usize) {
-    for row in stored_parts(PLANES) {
-        let (part, rest) = tile.split_at_mut(GROUP * row);
-        part[images * row..].fill(0.0);
-        tile = rest;
     }
 }
 

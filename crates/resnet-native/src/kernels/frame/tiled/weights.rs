@@ -24,7 +24,7 @@ pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
 /// See the [module](super::super).
 #[inline(always)]
 pub unsafe fn pack_weights<U: TileUnit, const PLANES: usize>(weights: PackWeights<'_>) {
-    if PLANES > 1 && winograd::fits(&weights.gather.conv, PLANES) {
+    if winograd::fits(&weights.gather.conv, PLANES) {
         // SAFETY: passed on from the caller.
         return unsafe { winograd::pack_weights::<U, PLANES>(weights) };
     }
