@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::num::NonZeroUsize;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use resnet::arch::Network;
@@ -32,13 +34,26 @@ struct Gradients {
     total: Vec<f64>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, file, dataset, precision, batches] = arguments.as_slice() else {
         return Err("expected MODEL WEIGHTS DATA PRECISION BATCHES".into());
     };
-    let precision = Precision::ALL.into_iter().find(|known| known.name() == precision).ok_or("unknown precision")?;
-    let batches: usize = batches.parse()?;
+    let precision = Precision::ALL
+        .into_iter()
+        .find(|known| known.name() == precision)
+        .ok_or("PRECISION: expected f32, tf32 or bf16")?;
+    let batches = batches.parse::<NonZeroUsize>().map_err(|error| format!("BATCHES '{batches}': {error}"))?.get();
     let network = Network::named(model)?;
     let state = weights::read(Path::new(file), Some(&network.graph()?))?.state;
     let images = data::open(dataset, &OpenOptions::default())?.train;
