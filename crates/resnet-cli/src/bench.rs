@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use resnet::arch::{Network, initial_state};
-use resnet::engine::{Batch, Engine, Loss, Native, NativeOptions, PartTime, Precision, Update, Work};
+use resnet::engine::{self, Batch, Loss, Options, Part, PartTime, Precision, Rule, Update, Work};
 use serde::Serialize;
 
 use crate::network::NetworkArgs;
@@ -55,16 +55,17 @@ struct Report {
     model: String,
     engine: String,
     batch: usize,
-    /// Multiply-adds a second, in 10^9, that the kernels reach with nothing to load or store.
-    peak_gmacs: f64,
-    /// Of activations and gradients, for training and for inference.
-    arena_bytes: usize,
+    /// Multiply-adds a second, in 10^9, that the kernels reach with nothing to load or store; where the
+    /// engine can tell.
+    peak_gmacs: Option<f64>,
+    /// Of activations and gradients, for training and for inference; where the engine knows.
+    arena_bytes: Option<usize>,
     /// Of the whole process; where the system says.
     peak_resident_bytes: Option<u64>,
     training: Speed,
     inference: Speed,
     /// Of a training step.
-    parts: Vec<Part>,
+    parts: Vec<StepPart>,
 }
 
 #[derive(Serialize)]
@@ -76,7 +77,7 @@ struct Speed {
 
 /// A part of a training step: one kind of work on one layer.
 #[derive(Serialize)]
-struct Part {
+struct StepPart {
     work: &'static str,
     layer: String,
     /// The time of all threads over their number, median of the steps.
@@ -93,18 +94,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         args.seconds
     );
     let network = args.network.build(&args.model)?;
-    let precision = args.precision.map_or_else(Precision::fastest, Precision::from);
-    check_speed(precision)?;
-    let options = NativeOptions { threads: args.threads.into(), precision };
-    let mut engine = Native::new(&network, &initial_state(&network, 0)?, options)?;
+    let precision = args.precision.map_or_else(engine::fastest_precision, Precision::from);
+    check_speed(&engine::default_name(), precision)?;
+    let options = Options { threads: args.threads.into(), precision };
+    let state = initial_state(&network, 0)?;
+    let mut engine = engine::open(&engine::default_name(), network.graph()?, &state, options)?;
     let batch = random_batch(&network, args.batch as usize);
     let duration = Duration::from_secs_f64(args.seconds);
     // A learning rate of zero: the same arithmetic, and random labels cannot drive the weights away.
-    let update = Update::Sgd { lr: 0.0, momentum: 0.9, weight_decay: 1e-4, nesterov: false };
+    let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
+    let update = Update::uniform(rule, 0.0, 1e-4, engine.parameters().len());
     let mut profiles = Vec::new();
     let training = measure(batch.len(), duration, || {
-        engine.forward_backward(&batch, &Loss::default())?;
-        engine.apply(&update);
+        engine.forward_backward(&batch, &Loss::default(), Part::WHOLE)?;
+        engine.apply(&update)?;
         profiles.push(engine.profile());
         Ok(())
     })?;
@@ -113,7 +116,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         model: network.name,
         engine: engine.describe(),
         batch: batch.len(),
-        peak_gmacs: engine.peak() / 1e9,
+        peak_gmacs: engine.peak().map(|peak| peak / 1e9),
         arena_bytes: engine.arena_bytes(),
         peak_resident_bytes: peak_resident_bytes(),
         training,
@@ -124,14 +127,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The median of each part over the steps.
-fn parts(profiles: &[Vec<PartTime>], images: usize, threads: usize) -> Vec<Part> {
+fn parts(profiles: &[Vec<PartTime>], images: usize, threads: usize) -> Vec<StepPart> {
     let Some(last) = profiles.last() else { return Vec::new() };
     let part = |(index, part): (usize, &PartTime)| {
         let mut times: Vec<f64> = profiles.iter().map(|parts| parts[index].thread_seconds).collect();
         times.sort_by(f64::total_cmp);
         let seconds = times[times.len() / 2] / threads as f64;
         let multiply_adds = part.multiply_adds * images as u64;
-        Part {
+        StepPart {
             work: name(part.work),
             layer: part.layer.clone(),
             ms: seconds * 1e3,
@@ -147,7 +150,7 @@ fn name(work: Work) -> &'static str {
         Work::Pack => "pack weights",
         Work::Forward => "forward",
         Work::Loss => "loss",
-        Work::Backward => "backward",
+        Work::BackwardInput => "backward",
         Work::BackwardWeights => "backward, weights",
         Work::Update => "update",
     }
@@ -163,8 +166,8 @@ fn peak_resident_bytes() -> Option<u64> {
 /// Deterministic images and labels; their values do not matter to the speed.
 fn random_batch(network: &Network, images: usize) -> Batch {
     let pixels = (0..images * network.input.len()).map(|i| (i * 7919 % 1013) as f32 / 506.0 - 1.0);
-    let labels = (0..images).map(|i| (i % network.classes) as u32);
-    Batch { images: pixels.collect(), labels: labels.collect() }
+    let labels: Vec<_> = (0..images).map(|i| (i % network.classes) as u32).collect();
+    Batch { images: pixels.collect(), targets: labels.into() }
 }
 
 /// Repeats `step` for at least `duration` and three times, after two to warm up.
@@ -206,9 +209,9 @@ fn text(report: &Report, layers: bool) -> String {
 
 fn memory(report: &Report) -> String {
     let megabytes = |bytes: u64| format!("{:.0} MB", bytes as f64 / 1e6);
-    let arena = megabytes(report.arena_bytes as u64);
-    let peak = report.peak_resident_bytes.map(|bytes| format!(", {} with all else", megabytes(bytes)));
-    format!("memory     {arena} of activations and gradients{}", peak.unwrap_or_default())
+    let arena = report.arena_bytes.map(|bytes| format!("{} of activations and gradients", megabytes(bytes as u64)));
+    let peak = report.peak_resident_bytes.map(|bytes| format!("{} with all else", megabytes(bytes)));
+    format!("memory     {}", arena.into_iter().chain(peak).collect::<Vec<_>>().join(", "))
 }
 
 /// A training step by kind of work.
@@ -240,8 +243,14 @@ fn by_layer(report: &Report) -> String {
     ]);
     for part in &report.parts {
         let gmacs = part.gmacs.map_or_else(String::new, |gmacs| format!("{gmacs:.0}"));
-        let share = part.gmacs.map_or_else(String::new, |gmacs| format!("{:.0}", 100.0 * gmacs / report.peak_gmacs));
-        table.add_row([part.work.into(), part.layer.clone(), format!("{:.3}", part.ms), gmacs, share]);
+        let share = part.gmacs.zip(report.peak_gmacs).map(|(gmacs, peak)| format!("{:.0}", 100.0 * gmacs / peak));
+        table.add_row([
+            part.work.into(),
+            part.layer.clone(),
+            format!("{:.3}", part.ms),
+            gmacs,
+            share.unwrap_or_default(),
+        ]);
     }
     table.to_string()
 }

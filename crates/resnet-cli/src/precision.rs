@@ -1,7 +1,7 @@
 //! In which precision: the flag that every command that runs a network shares.
 
 use clap::ValueEnum;
-use resnet::engine::{Isa, Native, Precision};
+use resnet::engine::{self, Precision};
 
 /// `--precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,11 +27,10 @@ impl From<PrecisionArg> for Precision {
 /// Says so where a precision is slow on this machine.
 ///
 /// # Errors
-/// When `RESNET_ISA` names no instruction set of this machine.
-pub fn check_speed(precision: Precision) -> anyhow::Result<()> {
-    let isa = Native::isa()?;
-    if precision != Precision::F32 && isa != Isa::Amx {
-        eprintln!("note: {} needs AMX to be fast; on {} --precision f32 is faster", precision.name(), isa.name());
+/// When the engine cannot run here as its environment asks.
+pub fn check_speed(engine: &str, precision: Precision) -> anyhow::Result<()> {
+    if let Some(note) = engine::named(engine)?.precision_note(precision)? {
+        eprintln!("note: {note}");
     }
     Ok(())
 }

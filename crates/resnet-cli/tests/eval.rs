@@ -7,7 +7,7 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use resnet::arch::{Network, initial_state};
 use resnet::data::synthetic;
-use resnet::engine::{Native, NativeOptions};
+use resnet::engine::{self, Alone, Options};
 use resnet::train::{Layers, Run};
 use resnet::weights::{Metadata, safetensors};
 
@@ -32,8 +32,9 @@ fn write_run(parent: &Path) -> PathBuf {
     let config = Layers::new().table(settings.parse().unwrap()).resolve().unwrap();
     let run = Run::create(config, synthetic::splits(0, 20, 20).unwrap(), parent, Some("run")).unwrap();
     let path = run.dir().path().to_owned();
-    let mut engine = Native::new(run.network(), run.weights(), NativeOptions::default()).unwrap();
-    run.train(&mut engine, &false.into(), &mut |_| ()).unwrap();
+    let graph = run.network().graph().unwrap();
+    let mut engine = engine::open("native", graph, run.weights(), Options::default()).unwrap();
+    run.train(engine.as_mut(), &mut Alone, &false.into(), &mut |_| ()).unwrap();
     path
 }
 

@@ -13,6 +13,9 @@ pub enum Error {
     /// The batch does not fit the network.
     #[error("{0}")]
     Batch(String),
+    /// The update does not fit the network.
+    #[error("{0}")]
+    Update(String),
     /// Threads could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {

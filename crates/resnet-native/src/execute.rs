@@ -7,16 +7,16 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::graph::Shape;
 use crate::kernels::{KernelSet, PackWeights};
 use crate::layout::{GROUP, HALF};
 use crate::pass::{Pass, Weights, streams};
 use crate::plan::{Backward, Forward, Plan};
-use crate::profile::{StepTime, Work};
+use crate::profile::StepTime;
 use crate::program::{Layer, Program};
 use crate::shard::Shard;
 use crate::statistics::NormValues;
 use crate::team::Team;
+use resnet_graph::{Shape, Work};
 
 /// A plan and the memory it runs in.
 pub struct Executor {

@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::graph::Shape;
 use crate::layout::{Tiling, tile_pixels};
+use resnet_graph::Shape;
 
 /// One dimension of a square convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,13 +7,13 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::arena::{Arena, Buffer};
-use crate::graph::{NodeId, Shape};
 use crate::kernels::{ConvBand, Images, Moments, Normalize, NormalizeReduce, Pad, Pool, Sums};
 use crate::layout::{GROUP, Layout, band_rows, groups};
 use crate::pass::{BANDS, Pass, Weights, streams};
 use crate::plan::{Backward, Forward, Plan, Reduce};
-use crate::profile::{StepTime, Work};
+use crate::profile::StepTime;
 use crate::program::Layer;
+use resnet_graph::{NodeId, Shape, Work};
 
 /// Layout of the logits and their gradient.
 const HEAD: Layout = Layout::Interleaved;
@@ -108,7 +108,7 @@ impl Group {
                 body.pool_backward(Pool { shape, input, output });
             }
         }
-        self.note(Work::Backward, Some(node), start.elapsed());
+        self.note(Work::BackwardInput, Some(node), start.elapsed());
     }
 
     fn conv(&mut self, pass: Pass<'_>, conv: usize, step: &Forward) {

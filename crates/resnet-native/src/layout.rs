@@ -22,7 +22,7 @@
 //! channel and no pixel (in a last, partial group or tile) is kept at zero wherever a sum is taken.
 
 use crate::geometry::Conv2d;
-use crate::graph::Shape;
+use resnet_graph::Shape;
 
 /// Images stored side by side.
 pub const GROUP: usize = 16;

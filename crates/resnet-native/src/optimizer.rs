@@ -1,35 +1,8 @@
 //! One step of an optimizer over the flat parameters, by PyTorch's formulas.
 
-use crate::team::Team;
+use resnet_graph::{Rule, Update};
 
-/// One step of an optimizer. Weight decay is an L2 penalty, added to the gradient of every parameter.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Update {
-    /// `v = momentum v + g`, `w -= lr v`; Nesterov's: `w -= lr (g + momentum v)`.
-    Sgd {
-        /// Learning rate.
-        lr: f32,
-        /// Share of the last step that is kept.
-        momentum: f32,
-        /// L2 penalty.
-        weight_decay: f32,
-        /// Whether the momentum is Nesterov's.
-        nesterov: bool,
-    },
-    /// Adam (arXiv:1412.6980) with bias correction.
-    Adam {
-        /// Learning rate.
-        lr: f32,
-        /// Decay of the mean of gradients.
-        beta1: f32,
-        /// Decay of the mean of squared gradients.
-        beta2: f32,
-        /// Added to the root of the second moment.
-        eps: f32,
-        /// L2 penalty.
-        weight_decay: f32,
-    },
-}
+use crate::team::Team;
 
 /// What an optimizer remembers between steps; one value for each parameter.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,65 +34,101 @@ pub struct Optimizer {
 const CHUNK: usize = 1 << 14;
 
 impl Optimizer {
-    /// Takes one step. A kind of update that differs from the last starts with no memory.
+    /// Takes one step. A kind of rule that differs from the last starts with no memory.
+    ///
+    /// # Panics
+    /// When the groups of `update` do not [cover](Update::covers) the parameters.
     pub fn apply(&mut self, team: &Team, update: &Update, parameters: &mut [f32], gradients: &[f32]) {
         let len = parameters.len();
-        match *update {
-            Update::Sgd { .. } => {
-                if !matches!(self.memory, Memory::Momentum(_)) {
-                    *self = Self { step: 0, memory: Memory::Momentum(vec![0.0; len]) };
+        assert!(update.covers(len), "groups must cover all {len} parameters once and in order");
+        self.prepare(update.rule, len);
+        self.step += 1;
+        for group in update.groups.iter().filter(|group| !group.frozen) {
+            let (range, lr) = (group.range.clone(), update.lr * group.lr_factor);
+            let (parameters, gradients) = (&mut parameters[range.clone()], &gradients[range.clone()]);
+            match (update.rule, &mut self.memory) {
+                (Rule::Sgd { momentum, nesterov }, Memory::Momentum(velocity)) => {
+                    let sgd = Sgd { lr, momentum, weight_decay: group.weight_decay, nesterov };
+                    sgd.apply(team, parameters, gradients, &mut velocity[range]);
                 }
-                if let Memory::Momentum(velocity) = &mut self.memory {
-                    sgd(team, update, parameters, gradients, velocity);
+                (Rule::Adam { .. }, Memory::Moments { mean, square }) => {
+                    let adam = Adam::new(update.rule, lr, group.weight_decay, self.step);
+                    adam.apply(team, parameters, gradients, &mut mean[range.clone()], &mut square[range]);
                 }
-            }
-            Update::Adam { .. } => {
-                if !matches!(self.memory, Memory::Moments { .. }) {
-                    *self = Self { step: 0, memory: Memory::Moments { mean: vec![0.0; len], square: vec![0.0; len] } };
-                }
-                let step = self.step + 1;
-                if let Memory::Moments { mean, square } = &mut self.memory {
-                    adam(team, update, step, parameters, gradients, mean, square);
-                }
+                _ => unreachable!("the memory is that of the rule"),
             }
         }
-        self.step += 1;
+    }
+
+    /// Makes the memory one of `rule`.
+    fn prepare(&mut self, rule: Rule, len: usize) {
+        let fits = matches!(
+            (rule, &self.memory),
+            (Rule::Sgd { .. }, Memory::Momentum(_)) | (Rule::Adam { .. }, Memory::Moments { .. })
+        );
+        if !fits {
+            let memory = match rule {
+                Rule::Sgd { .. } => Memory::Momentum(vec![0.0; len]),
+                Rule::Adam { .. } => Memory::Moments { mean: vec![0.0; len], square: vec![0.0; len] },
+            };
+            *self = Self { step: 0, memory };
+        }
     }
 }
 
-fn sgd(team: &Team, update: &Update, parameters: &mut [f32], gradients: &[f32], velocity: &mut [f32]) {
-    let Update::Sgd { lr, momentum, weight_decay, nesterov } = *update else { return };
-    let chunks = parameters.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK)).zip(velocity.chunks_mut(CHUNK));
-    team.for_each(chunks, |((parameters, gradients), velocity)| {
-        for ((w, g), v) in parameters.iter_mut().zip(gradients).zip(velocity) {
-            let g = g + weight_decay * *w;
-            *v = momentum * *v + g;
-            *w -= lr * if nesterov { g + momentum * *v } else { *v };
-        }
-    });
+/// A step of stochastic gradient descent.
+struct Sgd {
+    lr: f32,
+    momentum: f32,
+    weight_decay: f32,
+    nesterov: bool,
 }
 
-fn adam(
-    team: &Team,
-    update: &Update,
-    step: u64,
-    parameters: &mut [f32],
-    gradients: &[f32],
-    mean: &mut [f32],
-    square: &mut [f32],
-) {
-    let Update::Adam { lr, beta1, beta2, eps, weight_decay } = *update else { return };
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
-    let step_size = (f64::from(lr) / correction(beta1)) as f32;
-    let root_correction = correction(beta2).sqrt() as f32;
-    let chunks = parameters.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK));
-    let moments = mean.chunks_mut(CHUNK).zip(square.chunks_mut(CHUNK));
-    team.for_each(chunks.zip(moments), |((parameters, gradients), (mean, square))| {
-        for (((w, g), m), s) in parameters.iter_mut().zip(gradients).zip(mean).zip(square) {
-            let g = g + weight_decay * *w;
-            *m += (1.0 - beta1) * (g - *m);
-            *s = beta2 * *s + (1.0 - beta2) * g * g;
-            *w -= step_size * *m / (s.sqrt() / root_correction + eps);
-        }
-    });
+impl Sgd {
+    fn apply(&self, team: &Team, parameters: &mut [f32], gradients: &[f32], velocity: &mut [f32]) {
+        let Self { lr, momentum, weight_decay, nesterov } = *self;
+        let chunks = parameters.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK)).zip(velocity.chunks_mut(CHUNK));
+        team.for_each(chunks, |((parameters, gradients), velocity)| {
+            for ((w, g), v) in parameters.iter_mut().zip(gradients).zip(velocity) {
+                let g = g + weight_decay * *w;
+                *v = momentum * *v + g;
+                *w -= lr * if nesterov { g + momentum * *v } else { *v };
+            }
+        });
+    }
+}
+
+/// A step of Adam; bias correction is in the factors.
+struct Adam {
+    step_size: f32,
+    root_correction: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    weight_decay: f32,
+}
+
+impl Adam {
+    /// The `step`-th one, from 1.
+    fn new(rule: Rule, lr: f32, weight_decay: f32, step: u64) -> Self {
+        let Rule::Adam { beta1, beta2, eps } = rule else { unreachable!("made for Adam alone") };
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
+        let step_size = (f64::from(lr) / correction(beta1)) as f32;
+        let root_correction = correction(beta2).sqrt() as f32;
+        Self { step_size, root_correction, beta1, beta2, eps, weight_decay }
+    }
+
+    fn apply(&self, team: &Team, parameters: &mut [f32], gradients: &[f32], mean: &mut [f32], square: &mut [f32]) {
+        let Self { step_size, root_correction, beta1, beta2, eps, weight_decay } = *self;
+        let chunks = parameters.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK));
+        let moments = mean.chunks_mut(CHUNK).zip(square.chunks_mut(CHUNK));
+        team.for_each(chunks.zip(moments), |((parameters, gradients), (mean, square))| {
+            for (((w, g), m), s) in parameters.iter_mut().zip(gradients).zip(mean).zip(square) {
+                let g = g + weight_decay * *w;
+                *m += (1.0 - beta1) * (g - *m);
+                *s = beta2 * *s + (1.0 - beta2) * g * g;
+                *w -= step_size * *m / (s.sqrt() / root_correction + eps);
+            }
+        });
+    }
 }

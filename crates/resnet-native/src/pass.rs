@@ -1,13 +1,13 @@
 //! What all parts of a batch share while they are taken through the network.
 
 use crate::arena::Buffer;
-use crate::graph::Shape;
 use crate::kernels::{Gate, KernelSet, Kernels, Reduction, Source};
 use crate::layout::{Layout, groups};
 use crate::plan::{Plan, Read, Rectifier, Reduce};
 use crate::program::Program;
 use crate::statistics::NormValues;
 use crate::team::Team;
+use resnet_graph::Shape;
 
 /// Bands that a step is cut into over the whole batch, as near as the height allows: enough for many threads.
 pub const BANDS: usize = 16;

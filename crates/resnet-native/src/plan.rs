@@ -2,8 +2,8 @@
 //! arena each value lives, from the step that makes it to the last that reads it.
 
 use crate::arena::Buffer;
-use crate::graph::{Graph, NodeId};
 use crate::program::{Layer, Program};
+use resnet_graph::{Graph, NodeId};
 
 /// One step of the forward pass.
 #[derive(Clone, Copy, Debug)]

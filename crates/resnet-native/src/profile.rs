@@ -2,26 +2,7 @@
 
 use std::time::Duration;
 
-use crate::graph::NodeId;
-
-/// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Work {
-    /// Laying the images out.
-    Load,
-    /// Packing changed weights for the convolutions.
-    Pack,
-    /// Forward pass of a layer.
-    Forward,
-    /// Loss and its gradient by the logits.
-    Loss,
-    /// Gradient of a layer by its input.
-    Backward,
-    /// Gradient of a convolution by its weights.
-    BackwardWeights,
-    /// Step of the optimizer.
-    Update,
-}
+use resnet_graph::{NodeId, Work};
 
 /// One step of a pass.
 #[derive(Clone, Copy, Debug)]

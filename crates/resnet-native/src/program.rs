@@ -6,18 +6,9 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::geometry::{Conv2d, Direction, Gather};
-use crate::graph::{Graph, Node, NodeId, Op, Role, Shape, TensorSpec};
 use crate::kernels::KernelSet;
 use crate::layout::Layout;
-
-/// A tensor of the state and where its values are.
-#[derive(Clone, Debug)]
-pub struct Placed {
-    /// Name, shape, role.
-    pub spec: TensorSpec,
-    /// Range in the flat parameters or, for a buffer, in the flat running statistics.
-    pub range: Range<usize>,
-}
+use resnet_graph::{Graph, Node, NodeId, Op, Role, Shape, TensorTable};
 
 /// A convolution, or a fully connected layer as a 1x1 convolution of one pixel.
 pub struct ConvLayer {
@@ -102,15 +93,10 @@ pub struct Program {
     pub convs: Vec<ConvLayer>,
     /// Batch norms.
     pub norms: Vec<NormLayer>,
-    /// All tensors of the state, in graph order.
-    pub tensors: Vec<Placed>,
-    /// Number of learned values.
-    pub parameter_len: usize,
-    /// Number of running statistics.
-    pub statistics_len: usize,
+    /// All tensors of the state.
+    pub tensors: TensorTable,
     /// Floats of all packed weights.
     pub packed_len: usize,
-    ranges: HashMap<String, Range<usize>>,
 }
 
 impl Program {
@@ -130,13 +116,9 @@ impl Program {
             stem,
             convs: Vec::new(),
             norms: Vec::new(),
-            tensors: Vec::new(),
-            parameter_len: 0,
-            statistics_len: 0,
+            tensors: graph.tensors(),
             packed_len: 0,
-            ranges: HashMap::new(),
         };
-        program.place_tensors(graph);
         let fusions = fuse(graph);
         for (id, node) in graph.nodes().iter().enumerate() {
             program.push(graph, id, node, &fusions, kernels)?;
@@ -147,33 +129,16 @@ impl Program {
         }
     }
 
-    fn place_tensors(&mut self, graph: &Graph) {
-        for spec in graph.tensors() {
-            let end = match spec.role {
-                Role::Parameter => &mut self.parameter_len,
-                Role::Buffer => &mut self.statistics_len,
-            };
-            let range = *end..*end + spec.len();
-            *end = range.end;
-            self.ranges.insert(spec.name.clone(), range.clone());
-            self.tensors.push(Placed { spec, range });
-        }
-    }
-
-    fn range(&self, node: &Node, suffix: &str) -> Range<usize> {
-        self.ranges[&format!("{}.{suffix}", node.name)].clone()
-    }
-
     fn push(&mut self, graph: &Graph, id: NodeId, node: &Node, fusions: &Fusions, kernels: KernelSet) -> Result<()> {
         let input = node.inputs.first().copied().unwrap_or(Graph::INPUT);
         if let Some(fusion) = fusions.by_last.get(&id) {
             let norm_node = &graph.nodes()[fusion.norm];
             self.norms.push(NormLayer {
                 shape: norm_node.output,
-                weight: self.range(norm_node, "weight"),
-                bias: self.range(norm_node, "bias"),
-                running_mean: self.range(norm_node, "running_mean"),
-                running_var: self.range(norm_node, "running_var"),
+                weight: self.tensors.range(fusion.norm, Role::NormWeight),
+                bias: self.tensors.range(fusion.norm, Role::NormBias),
+                running_mean: self.tensors.range(fusion.norm, Role::RunningMean),
+                running_var: self.tensors.range(fusion.norm, Role::RunningVar),
             });
             let Fusion { residual, relu, .. } = *fusion;
             let (norm, input) = (self.norms.len() - 1, norm_node.inputs[0]);
@@ -204,6 +169,9 @@ impl Program {
             }
             Op::PadShortcut { stride } => self.layers.push(Layer::Pad { stride, input, output: id }),
             Op::GlobalAvgPool => self.layers.push(Layer::Pool { input, output: id }),
+            Op::MaxPool { .. } => {
+                return Err(Error::Graph(format!("{}: this engine has no max pooling yet", node.name)));
+            }
             Op::BatchNorm | Op::Relu | Op::Add => {
                 return Err(Error::Graph(format!("{}: {:?} must follow batch norm", node.name, node.op)));
             }
@@ -230,8 +198,8 @@ impl Program {
             forward,
             backward,
             layout,
-            weight: self.range(node, "weight"),
-            bias: (node.op == Op::Linear).then(|| self.range(node, "bias")),
+            weight: self.tensors.range(id, Role::Weight),
+            bias: (node.op == Op::Linear).then(|| self.tensors.range(id, Role::Bias)),
             packed_forward,
             packed_backward,
             norm: None,

@@ -5,15 +5,15 @@ use std::time::Instant;
 use crate::arena::Arena;
 use crate::error::{Error, Result};
 use crate::execute::{Executor, pack_all};
-use crate::graph::{Graph, Role, Shape};
 use crate::infer::Inference;
-use crate::kernels::{Isa, KernelSet, PixelKernels, Precision, select, select_inference};
-use crate::loss::{Outcome, softmax_cross_entropy};
-use crate::optimizer::{Optimizer, Update};
+use crate::kernels::{Isa, KernelSet, PixelKernels, select, select_inference};
+use crate::loss::softmax_cross_entropy;
+use crate::optimizer::Optimizer;
 use crate::pass::Weights;
-use crate::profile::{StepTime, Work};
-use crate::program::{Placed, Program};
+use crate::profile::StepTime;
+use crate::program::Program;
 use crate::team::Team;
+use resnet_graph::{Graph, Outcome, Part, Precision, Shape, Targets, TensorSpec, TensorTable, Update, Work};
 
 /// How a session runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,10 +66,10 @@ impl Session {
             precision: options.precision,
             team,
             input: graph.input_shape(),
-            logits: Shape::new(graph.outputs(), 1, 1),
-            parameters: vec![0.0; program.parameter_len],
-            gradients: vec![0.0; program.parameter_len],
-            statistics: vec![0.0; program.statistics_len],
+            logits: graph.output_shape(),
+            parameters: vec![0.0; program.tensors.parameter_len()],
+            gradients: vec![0.0; program.tensors.parameter_len()],
+            statistics: vec![0.0; program.tensors.statistics_len()],
             optimizer: Optimizer::default(),
             packed: Arena::new(program.packed_len),
             packed_is_current: false,
@@ -103,17 +103,15 @@ impl Session {
         training + self.inference.as_ref().map_or(0, Inference::arena_bytes)
     }
 
-    /// All tensors of the state, in graph order.
-    pub fn tensors(&self) -> &[Placed] {
+    /// All tensors of the state.
+    pub fn tensors(&self) -> &TensorTable {
         &self.program.tensors
     }
 
     /// Values of one of [`tensors`](Self::tensors).
-    pub fn values(&self, tensor: &Placed) -> &[f32] {
-        match tensor.spec.role {
-            Role::Parameter => &self.parameters[tensor.range.clone()],
-            Role::Buffer => &self.statistics[tensor.range.clone()],
-        }
+    pub fn values(&self, tensor: &TensorSpec) -> &[f32] {
+        let flat = if tensor.role.is_parameter() { &self.parameters } else { &self.statistics };
+        &flat[tensor.range.clone()]
     }
 
     /// Replaces the values of the tensor at `index` in [`tensors`](Self::tensors).
@@ -122,13 +120,15 @@ impl Session {
     /// When the lengths differ.
     pub fn set_values(&mut self, index: usize, values: &[f32]) {
         let tensor = &self.program.tensors[index];
-        let target = match tensor.spec.role {
-            Role::Parameter => &mut self.parameters[tensor.range.clone()],
-            Role::Buffer => &mut self.statistics[tensor.range.clone()],
-        };
-        target.copy_from_slice(values);
+        let flat = if tensor.role.is_parameter() { &mut self.parameters } else { &mut self.statistics };
+        flat[tensor.range.clone()].copy_from_slice(values);
         self.packed_is_current = false;
         self.inference_is_current = false;
+    }
+
+    /// All parameters, flat, in the order of [`tensors`](Self::tensors).
+    pub fn parameters(&self) -> &[f32] {
+        &self.parameters
     }
 
     /// All gradients, flat: the parameters in graph order.
@@ -147,19 +147,22 @@ impl Session {
     }
 
     /// Forward and backward pass over images `[images, channels, height, width]` with softmax
-    /// cross-entropy; leaves the gradients of the mean loss and moves the running statistics on.
+    /// cross-entropy; leaves the gradients of the mean loss, as `part` says, and moves the running
+    /// statistics on.
     ///
     /// # Errors
-    /// When there is no image, the pixels are not those of as many images as labels, or a label is not
-    /// a class.
-    pub fn forward_backward(&mut self, images: &[f32], labels: &[u32], label_smoothing: f32) -> Result<Outcome> {
+    /// When there is no image, the pixels are not those of as many images as targets, or a target is of
+    /// other classes.
+    pub fn forward_backward(
+        &mut self,
+        images: &[f32],
+        targets: &Targets,
+        label_smoothing: f32,
+        part: Part,
+    ) -> Result<Outcome> {
         let count = self.count_images(images)?;
-        if count != labels.len() {
-            return Err(Error::Batch(format!("{count} images but {} labels", labels.len())));
-        }
-        if let Some(label) = labels.iter().find(|&&label| label as usize >= self.logits.channels) {
-            return Err(Error::Batch(format!("label {label} in a network of {} classes", self.logits.channels)));
-        }
+        self.check_targets(count, targets)?;
+        let accumulated = if part.first { Vec::new() } else { self.gradients.clone() };
         let start = Instant::now();
         self.pack();
         self.trained_last = true;
@@ -179,11 +182,31 @@ impl Session {
         let start = Instant::now();
         let mut logits = vec![0.0; count * self.logits.channels];
         executor.logits(self.logits, &mut logits);
-        let outcome = softmax_cross_entropy(&mut logits, labels, label_smoothing);
+        let outcome = softmax_cross_entropy(&mut logits, targets, label_smoothing);
+        logits.iter_mut().for_each(|gradient| *gradient *= part.share);
         executor.load_logits_gradient(self.logits, &logits);
         executor.note(Work::Loss, start);
         executor.backward(weights, &mut self.gradients);
+        self.gradients.iter_mut().zip(accumulated).for_each(|(gradient, before)| *gradient += before);
         Ok(outcome)
+    }
+
+    fn check_targets(&self, images: usize, targets: &Targets) -> Result<()> {
+        let classes = self.logits.len();
+        if images != targets.len() {
+            let kind = if targets.labels().is_some() { "labels" } else { "targets" };
+            return Err(Error::Batch(format!("{images} images but {} {kind}", targets.len())));
+        }
+        match targets {
+            Targets::Labels(labels) => match labels.iter().find(|&&label| label as usize >= classes) {
+                Some(label) => Err(Error::Batch(format!("label {label} in a network of {classes} classes"))),
+                None => Ok(()),
+            },
+            Targets::Soft { classes: found, shares } if *found != classes || shares.len() != images * classes => {
+                Err(Error::Batch(format!("targets of {found} classes for a network of {classes}")))
+            }
+            Targets::Soft { .. } => Ok(()),
+        }
     }
 
     /// How long each step of the last pass over a batch took: of [`forward_backward`](Self::forward_backward)
@@ -213,7 +236,15 @@ impl Session {
     }
 
     /// Changes the parameters by the gradients.
-    pub fn apply(&mut self, update: &Update) {
+    ///
+    /// # Errors
+    /// When the groups of `update` do not [cover](Update::covers) the parameters; nothing is changed then.
+    pub fn apply(&mut self, update: &Update) -> Result<()> {
+        let parameters = self.parameters.len();
+        if !update.covers(parameters) {
+            let message = format!("the update's groups do not cover all {parameters} parameters once and in order");
+            return Err(Error::Update(message));
+        }
         let start = Instant::now();
         self.optimizer.apply(&self.team, update, &mut self.parameters, &self.gradients);
         if let Some(executor) = &mut self.training {
@@ -221,6 +252,7 @@ impl Session {
         }
         self.packed_is_current = false;
         self.inference_is_current = false;
+        Ok(())
     }
 
     /// Logits `[images, classes]` of images `[images, channels, height, width]`, with the running

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use std::vec;
 
 use crate::arena::{Arena, Buffer};
-use crate::graph::{NodeId, Shape};
 use crate::group::Group;
 use crate::kernels::{ConvBand, ConvWeightsBand, Source, Sums};
 use crate::layout::{GROUP, Layout, band_rows, groups};
 use crate::pass::{BANDS, Pass, Weights, streams};
 use crate::plan::{Backward, ConvGradients, Plan, Read, Reduce};
-use crate::profile::{StepTime, Work};
+use crate::profile::StepTime;
 use crate::program::ConvLayer;
+use resnet_graph::{NodeId, Shape, Work};
 
 /// Pixels that a band of a gradient by weights should have at least: below, summing the lanes of the
 /// accumulators takes a noticeable share of the time.
@@ -180,7 +180,7 @@ impl Shard {
         let [weights, input] = times.map(|time| Duration::from_nanos(time.into_inner()));
         self.times.push(StepTime { work: Work::BackwardWeights, node: Some(node), time: weights });
         if step.input_gradient.is_some() {
-            self.times.push(StepTime { work: Work::Backward, node: Some(node), time: input });
+            self.times.push(StepTime { work: Work::BackwardInput, node: Some(node), time: input });
         }
     }
 

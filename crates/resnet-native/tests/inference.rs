@@ -5,10 +5,11 @@ mod reference;
 
 use proptest::prelude::*;
 use reference::{Exact, Tolerance, noise, to_f64};
+use resnet_graph::Shape;
+use resnet_native::Isa;
 use resnet_native::geometry::Conv2d;
 use resnet_native::infer::{Format, NARROW_BLOCK, Pixels, Reach, Walk};
 use resnet_native::kernels::{PixelConv, PixelKernels, PixelLoad, PixelPool, select_pixels};
-use resnet_native::{Isa, Shape};
 
 const FORMATS: [Format; 4] = [Format::Single, Format::Planes(1), Format::Planes(2), Format::Planes(3)];
 

@@ -5,12 +5,13 @@ mod reference;
 
 use proptest::prelude::*;
 use reference::{Exact, Tolerance, noise, to_f64};
+use resnet_graph::{Precision, Shape};
 use resnet_native::geometry::{Conv2d, Direction, Gather};
 use resnet_native::kernels::{
     Affine, ConvBand, ConvWeightsBand, Gate, Images, Kernels, Moments, Normalize, NormalizeReduce, PackWeights, Pad,
     Pool, Reduction, Source, Sums, select,
 };
-use resnet_native::{GROUP, Isa, Layout, Precision, Shape};
+use resnet_native::{GROUP, Isa, Layout};
 
 /// What sums in single precision may lose.
 const SUM: Tolerance = Tolerance { sum: 1e-6, result: 0.0 };

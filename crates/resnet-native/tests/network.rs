@@ -6,8 +6,8 @@ mod reference;
 use std::collections::{HashMap, HashSet};
 
 use reference::{noise, to_f64};
-use resnet_native::graph::{NodeId, Role};
-use resnet_native::{Error, Graph, Isa, Options, Precision, Session, Shape, Update};
+use resnet_graph::{Graph, NodeId, Outcome, ParamGroup, Part, Precision, Rule, Shape, Targets, Update};
+use resnet_native::{Error, Isa, Options, Session};
 
 const INPUT: Shape = Shape::new(3, 7, 8);
 const CLASSES: usize = 4;
@@ -59,7 +59,7 @@ fn block(graph: &mut Graph, name: &str, input: NodeId, channels: usize, stride: 
 fn session(graph: &Graph, options: Options) -> Session {
     let mut session = Session::new(graph, options).expect("a session");
     for index in 0..session.tensors().len() {
-        let spec = session.tensors()[index].spec.clone();
+        let spec = session.tensors()[index].clone();
         let mut values = noise(index as u64 + 7, spec.len());
         let centre = if spec.name.ends_with("bn1.weight") || spec.name.ends_with("running_var") { 1.5 } else { 0.0 };
         values.iter_mut().for_each(|value| *value = 0.5 * *value + centre);
@@ -73,8 +73,18 @@ fn batch(images: usize) -> (Vec<f32>, Vec<u32>) {
     (noise(99, images * INPUT.len()), labels)
 }
 
+fn step(session: &mut Session, pixels: &[f32], labels: &[u32], smoothing: f32) -> Outcome {
+    session.forward_backward(pixels, &labels.to_vec().into(), smoothing, Part::WHOLE).expect("a step")
+}
+
+fn update(session: &mut Session) {
+    let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
+    let update = Update::uniform(rule, 0.1, 1e-4, session.parameters().len());
+    session.apply(&update).expect("an update of all parameters");
+}
+
 fn state(session: &Session) -> HashMap<String, Vec<f64>> {
-    session.tensors().iter().map(|placed| (placed.spec.name.clone(), to_f64(session.values(placed)))).collect()
+    session.tensors().iter().map(|placed| (placed.name.clone(), to_f64(session.values(placed)))).collect()
 }
 
 /// Loss and gradients of one pass, with the loss and the finite differences they should equal.
@@ -83,29 +93,29 @@ fn check_gradients(kind: Shortcut, images: usize, smoothing: f32, isa: Isa) {
     let mut session = session(&graph, Options { threads: 2, isa: Some(isa), ..Options::default() });
     let (pixels, labels) = batch(images);
     let mut values = state(&session);
-    let outcome = session.forward_backward(&pixels, &labels, smoothing).expect("a step");
+    let outcome = step(&mut session, &pixels, &labels, smoothing);
     let pixels = to_f64(&pixels);
     let loss = |values: &HashMap<String, Vec<f64>>| {
         reference::loss(&graph, &|name| values[name].clone(), &pixels, &labels, smoothing.into())
     };
     let exact = loss(&values);
     assert!((f64::from(outcome.loss) - exact).abs() < 1e-6 * exact, "{kind:?}: loss {} is not {exact}", outcome.loss);
-    let parameters: Vec<_> = session.tensors().iter().filter(|t| t.spec.role == Role::Parameter).cloned().collect();
+    let parameters: Vec<_> = session.tensors().parameters().cloned().collect();
     for placed in parameters {
         let found = session.gradients()[placed.range.clone()].to_vec();
         let largest = found.iter().fold(1e-3f32, |max, g| max.max(g.abs()));
-        let step = placed.spec.len().div_ceil(12); // a dozen entries of each tensor
-        for index in (0..placed.spec.len()).step_by(step) {
+        let step = placed.len().div_ceil(12); // a dozen entries of each tensor
+        for index in (0..placed.len()).step_by(step) {
             const H: f64 = 1e-6;
             let mut at = |offset: f64| {
-                values.get_mut(&placed.spec.name).expect("a parameter")[index] += offset;
+                values.get_mut(&placed.name).expect("a parameter")[index] += offset;
                 loss(&values)
             };
             let (up, down) = (at(H), at(-2.0 * H));
             at(H);
             let difference = (up - down) / (2.0 * H);
             let error = (f64::from(found[index]) - difference).abs();
-            let name = &placed.spec.name;
+            let name = &placed.name;
             assert!(
                 error < 1e-5 * f64::from(largest),
                 "{kind:?} {name}[{index}]: {} is not {difference}",
@@ -135,11 +145,11 @@ fn fewer_digits_give_the_gradients_of_single_precision_but_for_rounding() {
         let gradients = |precision, isa| {
             let mut session = session(&graph(kind), Options { threads: 2, isa: Some(isa), precision });
             let (pixels, labels) = batch(images);
-            let outcome = session.forward_backward(&pixels, &labels, 0.0).expect("a step");
-            let tensors = session.tensors().to_vec();
-            let parameters = tensors.iter().filter(|t| t.spec.role == Role::Parameter);
-            let named: Vec<_> = parameters
-                .map(|placed| (placed.spec.name.clone(), to_f64(&session.gradients()[placed.range.clone()])))
+            let outcome = step(&mut session, &pixels, &labels, 0.0);
+            let tensors = session.tensors().clone();
+            let named: Vec<_> = tensors
+                .parameters()
+                .map(|placed| (placed.name.clone(), to_f64(&session.gradients()[placed.range.clone()])))
                 .collect();
             (f64::from(outcome.loss), named)
         };
@@ -163,8 +173,8 @@ fn trained(threads: usize, precision: Precision, batches: &[usize]) -> Vec<u32> 
     let mut session = session(&graph(Shortcut::Project), Options { threads, precision, isa: None });
     for &images in batches {
         let (pixels, labels) = batch(images);
-        session.forward_backward(&pixels, &labels, 0.0).expect("a step");
-        session.apply(&Update::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4, nesterov: false });
+        step(&mut session, &pixels, &labels, 0.0);
+        update(&mut session);
     }
     let mut bits: Vec<u32> = session.gradients().iter().map(|v| v.to_bits()).collect();
     for placed in session.tensors() {
@@ -237,11 +247,11 @@ fn inference_follows_what_training_changes() {
             logits_of(&mut fresh)
         };
         let first = logits_of(&mut trained);
-        trained.forward_backward(&pixels, &labels, 0.0).expect("a step");
+        step(&mut trained, &pixels, &labels, 0.0);
         let moved = logits_of(&mut trained);
         assert_ne!(first, moved, "running statistics have moved, {}", precision.name());
         assert_eq!(moved, fresh_logits(&trained), "{}", precision.name());
-        trained.apply(&Update::Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4, nesterov: false });
+        update(&mut trained);
         let updated = logits_of(&mut trained);
         assert_ne!(moved, updated, "parameters have changed, {}", precision.name());
         assert_eq!(updated, fresh_logits(&trained), "{}", precision.name());
@@ -254,7 +264,7 @@ fn a_smaller_batch_after_a_larger_one_sees_nothing_of_it() {
         let mut session = session(&graph(Shortcut::Pad), Options::default());
         for &images in batches {
             let (pixels, labels) = batch(images);
-            session.forward_backward(&pixels, &labels, 0.0).expect("a step");
+            step(&mut session, &pixels, &labels, 0.0);
         }
         session.gradients().to_vec()
     };
@@ -270,7 +280,7 @@ fn a_profile_names_every_step_once_however_many_images_there_are() {
         let mut session = session(&graph(Shortcut::Pad), Options { precision, ..Options::default() });
         let mut steps = |images| {
             let (pixels, labels) = batch(images);
-            session.forward_backward(&pixels, &labels, 0.0).expect("a step");
+            step(&mut session, &pixels, &labels, 0.0);
             session
                 .profile()
                 .iter()
@@ -286,15 +296,66 @@ fn a_profile_names_every_step_once_however_many_images_there_are() {
 }
 
 #[test]
+fn gradients_of_pieces_add_up_to_those_of_the_whole_but_for_batch_norm() {
+    // Of equal pieces, batch norm sees the same statistics in each and in the whole.
+    let (pixels, labels) = batch(6);
+    let doubled = [pixels.as_slice(), &pixels].concat();
+    let targets = [labels.as_slice(), &labels].concat().into();
+    let mut whole = session(&graph(Shortcut::Project), Options::default());
+    let outcome = whole.forward_backward(&doubled, &targets, 0.0, Part::WHOLE).expect("a step");
+    let mut pieces = session(&graph(Shortcut::Project), Options::default());
+    for first in [true, false] {
+        let part = Part { first, share: 0.5 };
+        let piece = pieces.forward_backward(&pixels, &labels.clone().into(), 0.0, part).expect("a step");
+        assert!((piece.loss - outcome.loss).abs() < 1e-5, "the loss is the piece's own");
+    }
+    let largest = whole.gradients().iter().fold(0f32, |max, g| max.max(g.abs()));
+    for (found, expected) in pieces.gradients().to_vec().into_iter().zip(whole.gradients()) {
+        assert!((found - *expected).abs() < 1e-5 * largest, "{found} is not {expected}");
+    }
+}
+
+#[test]
+fn parameter_groups_are_changed_each_by_its_own_rule() {
+    let mut session = session(&graph(Shortcut::Pad), Options::default());
+    let (pixels, labels) = batch(8);
+    step(&mut session, &pixels, &labels, 0.0);
+    let (before, gradients) = (session.parameters().to_vec(), session.gradients().to_vec());
+    let ends = [0, before.len() / 3, before.len() / 2, before.len()];
+    let group = |index: usize, lr_factor, weight_decay, frozen| ParamGroup {
+        range: ends[index]..ends[index + 1],
+        lr_factor,
+        weight_decay,
+        frozen,
+    };
+    let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
+    let groups = vec![group(0, 1.0, 0.0, true), group(1, 0.5, 0.1, false), group(2, 2.0, 0.0, false)];
+    session.apply(&Update { rule, lr: 0.25, groups }).expect("an update of all parameters");
+    for (at, &found) in session.parameters().iter().enumerate() {
+        let (w, g) = (before[at], gradients[at]);
+        let expected = match at {
+            at if at < ends[1] => w,
+            at if at < ends[2] => w - 0.25 * 0.5 * (g + 0.1 * w),
+            _ => w - 0.25 * 2.0 * g,
+        };
+        assert!((found - expected).abs() <= 1e-6 * w.abs().max(1.0), "{at}: {found} is not {expected}");
+    }
+    let partial = Update { rule, lr: 0.25, groups: vec![group(0, 1.0, 0.0, false)] };
+    assert!(session.apply(&partial).expect_err("not all parameters").to_string().contains("do not cover"));
+}
+
+#[test]
 fn batches_that_do_not_fit_are_refused_with_numbers() {
     let mut session = session(&graph(Shortcut::Pad), Options::default());
     let (pixels, labels) = batch(4);
     let refused = |result: Result<_, Error>| result.expect_err("a batch that does not fit").to_string();
-    assert!(
-        refused(session.forward_backward(&pixels[1..], &labels, 0.0)).contains("3x7x8 (168 values each), found 671")
-    );
-    assert!(refused(session.forward_backward(&pixels, &labels[1..], 0.0)).contains("4 images but 3 labels"));
-    assert!(refused(session.forward_backward(&pixels, &[0, 1, 2, 9], 0.0)).contains("label 9"));
+    let mut step =
+        |pixels: &[f32], targets: Targets| refused(session.forward_backward(pixels, &targets, 0.0, Part::WHOLE));
+    assert!(step(&pixels[1..], labels.clone().into()).contains("3x7x8 (168 values each), found 671"));
+    assert!(step(&pixels, labels[1..].to_vec().into()).contains("4 images but 3 labels"));
+    assert!(step(&pixels, vec![0, 1, 2, 9].into()).contains("label 9"));
+    let soft = Targets::Soft { classes: 3, shares: vec![0.0; 12] };
+    assert!(step(&pixels, soft).contains("targets of 3 classes for a network of 4"));
     assert!(refused(session.infer(&[]).map(|_| unreachable!())).contains("found 0"));
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use resnet::arch::Network;
 use resnet::data::{self, Augment, Loader, OpenOptions, Preprocess};
-use resnet::engine::{Engine, Loss, Native, NativeOptions, Precision};
+use resnet::engine::{Engine, Loss, Native, Options, Part, Precision};
 use resnet::weights;
 
 /// Images of a batch.
@@ -54,29 +54,28 @@ fn run() -> Result<(), Box<dyn Error>> {
         .find(|known| known.name() == precision)
         .ok_or("PRECISION: expected f32, tf32 or bf16")?;
     let batches = batches.parse::<NonZeroUsize>().map_err(|error| format!("BATCHES '{batches}': {error}"))?.get();
-    let network = Network::named(model)?;
-    let state = weights::read(Path::new(file), Some(&network.graph()?))?.state;
+    let graph = Network::named(model)?.graph()?;
+    let state = weights::read(Path::new(file), Some(&graph))?.state;
+    let tensors = graph.tensors();
     let images = data::open(dataset, &OpenOptions::default())?.train;
     let normalizer = Arc::new(Preprocess::PixelMean.fit(images.as_ref())?);
     let loader = Loader::train(images, normalizer, BATCH, AUGMENT, 0)?;
-    let engine = |precision| Native::new(&network, &state, NativeOptions { precision, ..Default::default() });
+    let engine = |precision| Native::new(graph.clone(), &state, Options { precision, ..Options::default() });
     let (mut exact, mut rounded) = (engine(Precision::F32)?, engine(precision)?);
-    // An engine's own state has the order of its gradients.
-    let parameters = exact.state();
 
     let mut stages: BTreeMap<&str, Gradients> = BTreeMap::new();
     let (mut losses, mut made) = ([0.0; 2], loader.batches(0));
     for _ in 0..batches {
         let batch = made.next().ok_or("no more batches")??;
         for (engine, total) in [&mut exact, &mut rounded].into_iter().zip(&mut losses) {
-            *total += f64::from(engine.forward_backward(&batch, &Loss::default())?.loss);
+            *total += f64::from(engine.forward_backward(&batch, &Loss::default(), Part::WHOLE)?.loss);
         }
         let mut gradients = exact.gradients().iter().zip(rounded.gradients().iter());
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-        for (name, tensor) in parameters.iter().filter(|(name, _)| !name.contains("running")) {
-            let stage = name.split('.').next().unwrap_or(name);
+        for tensor in tensors.parameters() {
+            let stage = tensor.name.split('.').next().unwrap_or(&tensor.name);
             let (sums, at) = (stages.entry(stage).or_default(), seen.entry(stage).or_default());
-            for (exact, rounded) in gradients.by_ref().take(tensor.data().len()) {
+            for (exact, rounded) in gradients.by_ref().take(tensor.len()) {
                 let difference = f64::from(rounded - exact);
                 sums.squares += f64::from(exact * exact);
                 sums.differences += difference * difference;

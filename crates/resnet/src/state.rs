@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use resnet_native::Graph;
+use resnet_graph::Graph;
 
 /// A dense row-major tensor of `f32`.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,15 +90,16 @@ impl StateDict {
     pub fn check(&self, graph: &Graph) -> Result<(), StateMismatch> {
         let mut mismatch = StateMismatch::default();
         let mut known = std::collections::HashSet::new();
-        for spec in graph.tensors() {
+        let tensors = graph.tensors();
+        for spec in &tensors {
             match self.get(&spec.name) {
                 None => mismatch.missing.push(spec.name.clone()),
                 Some(tensor) if tensor.shape() != spec.shape => {
-                    mismatch.reshaped.push((spec.name.clone(), spec.shape, tensor.shape().to_vec()));
+                    mismatch.reshaped.push((spec.name.clone(), spec.shape.clone(), tensor.shape().to_vec()));
                 }
                 Some(_) => {}
             }
-            known.insert(spec.name);
+            known.insert(spec.name.as_str());
         }
         mismatch.extra = self.iter().map(|(name, _)| name).filter(|&n| !known.contains(n)).map(Into::into).collect();
         if mismatch == StateMismatch::default() { Ok(()) } else { Err(mismatch) }

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use resnet::arch::Shape;
 use resnet::data::{Augment, Dataset, Images, Loader, Normalizer, Preprocess, Subset, fit, split, synthetic};
 use resnet::engine::Batch;
 use resnet::{Result, StateDict};
-use resnet_native::Shape;
+
+fn labels_of(batch: &Batch) -> &[u32] {
+    batch.targets.labels().expect("one class an image")
+}
 
 /// Images whose pixels tell which image, channel, row and column they are.
 fn counted(images: usize, shape: Shape) -> Arc<dyn Dataset> {
@@ -88,7 +92,7 @@ fn evaluation_goes_through_the_images_once_in_order_and_unchanged() {
     let normalizer = normalizer(&*dataset, &Preprocess::PixelMean);
     let loader = Loader::evaluation(dataset.clone(), normalizer.clone(), 4).unwrap();
     let batches: Vec<Batch> = loader.once().collect::<Result<_>>().unwrap();
-    let labels: Vec<u32> = batches.iter().flat_map(|batch| batch.labels.clone()).collect();
+    let labels: Vec<u32> = batches.iter().flat_map(|batch| labels_of(&batch).to_vec()).collect();
     assert_eq!(labels, (0..10).map(|i| dataset.label(i)).collect::<Vec<_>>());
     let images: Vec<f32> = batches.iter().flat_map(|batch| batch.images.clone()).collect();
     for (i, image) in images.chunks(48).enumerate() {
@@ -321,7 +325,7 @@ fn a_linear_model_does_badly_on_the_synthetic_set() {
     };
     for batch in loader.batches(0).take(10 * 30) {
         let batch = batch.unwrap();
-        for (image, &label) in batch.images.chunks(INPUTS).zip(&batch.labels) {
+        for (image, &label) in batch.images.chunks(INPUTS).zip(labels_of(&batch)) {
             let exp: Vec<f32> = logits(&weights, image).iter().map(|x| x.exp()).collect();
             let total: f32 = exp.iter().sum();
             for (class, row) in weights.chunks_mut(INPUTS).enumerate() {
@@ -333,7 +337,7 @@ fn a_linear_model_does_badly_on_the_synthetic_set() {
     let mut correct = 0;
     for batch in Loader::evaluation(splits.test, fitted, 100).unwrap().once() {
         let batch = batch.unwrap();
-        for (image, &label) in batch.images.chunks(INPUTS).zip(&batch.labels) {
+        for (image, &label) in batch.images.chunks(INPUTS).zip(labels_of(&batch)) {
             let logits = logits(&weights, image);
             let best = (0..10).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
             correct += usize::from(best as u32 == label);

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use resnet::arch::Shape;
 use resnet::data::{OpenOptions, Splits, open};
-use resnet_native::Shape;
 
 fn open_path(path: &Path) -> resnet::Result<Splits> {
     open(path.to_str().unwrap(), &OpenOptions::default())

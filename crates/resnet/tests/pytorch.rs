@@ -7,8 +7,8 @@
 
 use std::path::Path;
 
-use resnet::arch::{Network, graph::Role};
-use resnet::engine::{Batch, Engine, Loss, Native, NativeOptions, Update};
+use resnet::arch::{Network, TensorSpec};
+use resnet::engine::{self, Batch, Engine, Loss, Options, Part, Rule, Update};
 use resnet::weights::safetensors;
 use resnet::{StateDict, Tensor};
 
@@ -47,16 +47,13 @@ enum Settings {
     },
 }
 
-impl From<Settings> for Update {
-    fn from(settings: Settings) -> Self {
-        match settings {
-            Settings::Sgd { lr, momentum, weight_decay, nesterov } => {
-                Self::Sgd { lr, momentum, weight_decay, nesterov }
-            }
-            Settings::Adam { lr, beta1, beta2, eps, weight_decay } => {
-                Self::Adam { lr, beta1, beta2, eps, weight_decay }
-            }
-        }
+impl Settings {
+    fn update(self, parameters: usize) -> Update {
+        let (rule, lr, weight_decay) = match self {
+            Self::Sgd { lr, momentum, weight_decay, nesterov } => (Rule::Sgd { momentum, nesterov }, lr, weight_decay),
+            Self::Adam { lr, beta1, beta2, eps, weight_decay } => (Rule::Adam { beta1, beta2, eps }, lr, weight_decay),
+        };
+        Update::uniform(rule, lr, weight_decay, parameters)
     }
 }
 
@@ -83,7 +80,7 @@ impl Case {
     fn initial_state(&self) -> StateDict {
         let mut state = StateDict::new();
         let graph = self.network.graph().expect("a network");
-        for spec in graph.tensors() {
+        for spec in &graph.tensors() {
             let (low, high) = match spec.shape.len() {
                 4 => {
                     let fan_in: usize = spec.shape[1..].iter().product();
@@ -96,7 +93,7 @@ impl Case {
                 _ => (0.5, 1.5),
             };
             let data = values(self.seed, &spec.name, spec.len(), low, high);
-            state.insert(spec.name, Tensor::new(spec.shape, data).expect("sizes agree"));
+            state.insert(&*spec.name, Tensor::new(spec.shape.clone(), data).expect("sizes agree"));
         }
         state
     }
@@ -105,8 +102,9 @@ impl Case {
     fn batch(&self, step: usize, size: usize) -> Batch {
         let classes = self.network.classes as u64;
         let labels = hashes(self.seed, &format!("labels.{step}")).take(size).map(|hash| (hash % classes) as u32);
+        let targets = labels.collect::<Vec<_>>().into();
         let len = size * self.network.input.len();
-        Batch { images: values(self.seed, &format!("images.{step}"), len, -2.0, 2.0), labels: labels.collect() }
+        Batch { images: values(self.seed, &format!("images.{step}"), len, -2.0, 2.0), targets }
     }
 }
 
@@ -116,13 +114,14 @@ fn run(case: &Case, engine: &mut dyn Engine) -> StateDict {
     let mut found = StateDict::new();
     for (step, &size) in (1..).zip(&case.batches) {
         let loss = Loss { label_smoothing: case.label_smoothing };
-        let outcome = engine.forward_backward(&case.batch(step, size), &loss).expect("a step");
+        let outcome = engine.forward_backward(&case.batch(step, size), &loss, Part::WHOLE).expect("a step");
         found.insert(format!("{step}.loss"), scalar(outcome.loss));
         found.insert(format!("{step}.correct"), scalar(outcome.correct as f32));
-        for (name, gradient) in gradients(case, engine) {
+        for (name, gradient) in gradients(engine) {
             found.insert(format!("{step}.gradient.{name}"), gradient);
         }
-        engine.apply(&case.update.into());
+        let update = case.update.update(engine.parameters().len());
+        engine.apply(&update).expect("an update of all parameters");
         for (name, tensor) in engine.optimizer_state().tensors {
             found.insert(format!("{step}.optimizer.{name}"), tensor);
         }
@@ -137,18 +136,12 @@ fn run(case: &Case, engine: &mut dyn Engine) -> StateDict {
 }
 
 /// The flat gradients by name.
-fn gradients(case: &Case, engine: &mut dyn Engine) -> Vec<(String, Tensor)> {
-    let mut rest: &[f32] = engine.gradients();
-    let graph = case.network.graph().expect("a network");
-    let parameters = graph.tensors().filter(|spec| spec.role == Role::Parameter);
-    let named = parameters.map(|spec| {
-        let (gradient, after) = rest.split_at(spec.len());
-        rest = after;
-        (spec.name, Tensor::new(spec.shape, gradient.to_vec()).expect("sizes agree"))
-    });
-    let named = named.collect();
-    assert!(rest.is_empty(), "{} more gradients than parameters", rest.len());
-    named
+fn gradients(engine: &mut dyn Engine) -> Vec<(String, Tensor)> {
+    let flat = engine.gradients().to_vec();
+    let tensors = engine.tensors();
+    assert_eq!(flat.len(), tensors.parameter_len());
+    let tensor = |spec: &TensorSpec| Tensor::new(spec.shape.clone(), flat[spec.range.clone()].to_vec());
+    tensors.parameters().map(|spec| (spec.name.clone(), tensor(spec).expect("sizes agree"))).collect()
 }
 
 /// How far `found` is from `expected`, as a share of the largest magnitude expected.
@@ -173,8 +166,9 @@ fn check(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/steps/{name}.safetensors"));
     let fixture = safetensors::read(&path).expect("the fixture");
     let case: Case = serde_json::from_str(&fixture.metadata["case"]).expect("the fixture's settings");
-    let mut engine = Native::new(&case.network, &case.initial_state(), NativeOptions::default()).expect("an engine");
-    let found = run(&case, &mut engine);
+    let graph = case.network.graph().expect("a network");
+    let engine = engine::open("native", graph, &case.initial_state(), Options::default());
+    let found = run(&case, engine.expect("an engine").as_mut());
     assert_eq!(found.len(), fixture.state.len());
     let mut worst = (0.0, "");
     for (tensor, expected) in fixture.state.iter() {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use resnet::data::{Splits, synthetic};
-use resnet::engine::{Native, NativeOptions};
+use resnet::engine::{self, Alone, Options};
 use resnet::train::{Checkpoint, Config, Event, Layers, Progress, Run, RunDir, metrics};
 
 const ITERATIONS: u64 = 14;
@@ -24,12 +24,9 @@ fn data() -> Splits {
 
 fn train(run: Run, stop_after: u64) -> resnet::Result<Progress> {
     let stop = AtomicBool::new(false);
-    let mut engine = Native::new(
-        run.network(),
-        run.weights(),
-        NativeOptions { threads: run.config().threads, precision: run.config().precision },
-    )?;
-    run.train(&mut engine, &stop, &mut |event| {
+    let options = Options { threads: run.config().threads, precision: run.config().precision };
+    let mut engine = engine::open(&run.config().engine, run.network().graph()?, run.weights(), options)?;
+    run.train(engine.as_mut(), &mut Alone, &stop, &mut |event| {
         if let Event::Stepped { progress, .. } = event {
             stop.store(progress.iteration == stop_after, Ordering::Relaxed);
         }

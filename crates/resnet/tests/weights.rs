@@ -51,10 +51,10 @@ fn expected() -> StateDict {
     // PyTorch counts `num_batches_tracked` among the tensors of a batch norm: the fifth of them.
     let mut index = 0;
     let mut state = StateDict::new();
-    for spec in graph().tensors() {
+    for spec in &graph().tensors() {
         let data = (0..spec.len()).map(|i| ((i * 7 + index * 5) % 97) as f32 / 64.0 - 0.75).collect();
         index += if spec.name.ends_with("running_var") { 2 } else { 1 };
-        state.insert(spec.name, Tensor::new(spec.shape, data).expect("sizes agree"));
+        state.insert(spec.name.as_str(), Tensor::new(spec.shape.clone(), data).expect("sizes agree"));
     }
     state
 }
@@ -199,7 +199,7 @@ fn published_weights_fit_their_network() {
     let network = Network::named("resnet20").expect("a network");
     let graph = network.graph().expect("a network");
     let found = weights::read(&shared, Some(&graph)).expect("readable");
-    assert_eq!(found.state.len(), graph.tensors().count());
+    assert_eq!(found.state.len(), graph.tensors().len());
     // Trained weights, not the ones a network starts from.
     let start = initial_state(&network, 0).expect("a network");
     assert_ne!(found.state.get("bn1.weight"), start.get("bn1.weight"));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use resnet::data::Loader;
-use resnet::engine::{Native, NativeOptions};
+use resnet::engine::{self, Options};
 use resnet::eval::{Evaluation, evaluate};
 use serde::Serialize;
 
@@ -72,16 +72,16 @@ struct Measurement {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    check_speed(args.precision.into())?;
+    check_speed(&engine::default_name(), args.precision.into())?;
     let measurement = measure(Subject::find(args)?, args.precision)?;
     if args.json { print_json(&measurement) } else { Ok(print(report::text(&measurement))?) }
 }
 
 fn measure(subject: Subject, precision: PrecisionArg) -> anyhow::Result<Measurement> {
     let Subject { network, weights, state, data, normalisation } = subject;
-    let options = NativeOptions { precision: precision.into(), ..NativeOptions::default() };
-    let mut engine =
-        Native::new(&network, &state, options).with_context(|| format!("{} as {}", weights.display(), network.name))?;
+    let options = Options { precision: precision.into(), ..Options::default() };
+    let mut engine = engine::open(&engine::default_name(), network.graph()?, &state, options)
+        .with_context(|| format!("{} as {}", weights.display(), network.name))?;
     let splits = crate::data::open(&data, network.input)?.fit(network.input)?;
     let classes = splits.test.classes();
     anyhow::ensure!(
@@ -95,6 +95,6 @@ fn measure(subject: Subject, precision: PrecisionArg) -> anyhow::Result<Measurem
     let normalizer = normalisation.normalizer(splits.train.as_ref())?;
     let batches = Loader::evaluation(splits.test.clone(), Arc::new(normalizer), BATCH)?.once();
     let mut progress = Progress::new(splits.test.len(), "images");
-    let result = evaluate(&mut engine, batches, classes, |done| progress.set(done))?;
+    let result = evaluate(engine.as_mut(), batches, classes, |done| progress.set(done))?;
     Ok(Measurement { model: network.name, weights, data: splits.name, result })
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use indicatif::HumanDuration;
 use resnet::arch::Summary;
 use resnet::data::Splits;
-use resnet::engine::{Engine, Native, NativeOptions};
+use resnet::engine::{self, Alone, Engine, Options};
 use resnet::report::{CurvesOptions, RunCurves, curves};
 use resnet::train::{Best, Config, Progress, Run, RunDir};
 use serde::Serialize;
@@ -93,15 +93,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(path) => resume(args, path)?,
         None => create(args)?,
     };
-    let options = NativeOptions { threads: run.config().threads, precision: run.config().precision };
-    let mut engine = Native::new(run.network(), run.weights(), options)?;
-    introduce(&run, &engine)?;
+    let options = Options { threads: run.config().threads, precision: run.config().precision };
+    let mut engine = engine::open(&run.config().engine, run.network().graph()?, run.weights(), options)?;
+    introduce(&run, engine.as_ref())?;
 
     let (dir, config) = (run.dir().clone(), run.config().clone());
     let (model, data) = (run.network().name.clone(), run.data().name.clone());
     let stop = stop_on_signals()?;
     let mut screen = Screen::new(config.iterations, run.progress().iteration, &stop);
-    let result = run.train(&mut engine, &stop, &mut |event| screen.show(event));
+    let result = run.train(engine.as_mut(), &mut Alone, &stop, &mut |event| screen.show(event));
     screen.finish();
     let pictured = draw(&dir);
     let progress = result?;
@@ -130,7 +130,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn create(args: &Args) -> anyhow::Result<Run> {
     let mut config = args.settings.resolve(args.threads)?;
-    check_speed(config.precision)?;
+    check_speed(&config.engine, config.precision)?;
     let splits = open(&config)?;
     if !resnet::data::names().any(|name| name == config.data) {
         // A folder: the run is to be resumed and evaluated from any other.
@@ -147,7 +147,7 @@ fn resume(args: &Args, path: &Path) -> anyhow::Result<Run> {
     );
     let dir = RunDir::open(path)?;
     let config = dir.config()?;
-    check_speed(config.precision)?;
+    check_speed(&config.engine, config.precision)?;
     let splits = open(&config)?;
     Ok(Run::resume(dir, splits, args.threads.map(usize::from))?)
 }

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use crate::arena::Arena;
 use crate::kernels::{PixelConv, PixelKernels, PixelLoad, PixelPool};
-use crate::profile::{StepTime, Work};
+use crate::profile::StepTime;
 use crate::program::Program;
 use crate::team::Team;
 use network::{Layer, Network, Op};
+use resnet_graph::Work;
 
 pub(crate) use pixels::TILE_ROWS;
 pub use pixels::{Format, NARROW_BLOCK, Pixels, Reach};

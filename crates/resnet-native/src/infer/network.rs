@@ -7,8 +7,8 @@ use super::pixels::{Format, Pixels, Reach};
 use super::walk::Walk;
 use crate::arena::{ALIGN_FLOATS, Buffer};
 use crate::geometry::Conv2d;
-use crate::graph::{Graph, NodeId, Shape};
 use crate::program::{self, Program};
+use resnet_graph::{Graph, NodeId, Shape};
 
 /// What a convolution multiplies by.
 #[derive(Clone, Debug)]

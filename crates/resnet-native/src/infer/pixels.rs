@@ -10,7 +10,7 @@
 //! ([`Format`]). Memory is counted in 32-bit words, a float or two values in bf16.
 
 use crate::arena::ALIGN_FLOATS;
-use crate::graph::Shape;
+use resnet_graph::Shape;
 
 /// Channels side by side in a layer of many.
 pub const WIDE_BLOCK: usize = 32;

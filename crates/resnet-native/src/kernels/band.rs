@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::{Kernels, frame};
 use crate::geometry::{Conv2d, Gather};
-use crate::graph::Shape;
 use crate::layout::{GROUP, Layout};
+use resnet_graph::Shape;
 
 /// What a convolution reads: a tensor of one group, or what batch norm makes of one, worked out on load rather
 /// than written and read again.

@@ -21,7 +21,7 @@ use std::arch::asm;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use resnet_graph::Precision;
 
 use crate::error::{Error, Result};
 use crate::geometry::{Conv2d, Gather};
@@ -47,39 +47,11 @@ pub enum Isa {
     Amx,
 }
 
-/// How numbers are kept between layers and multiplied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Single precision: of activations that are stored in it, or as the sum of three numbers in bf16.
-    #[default]
-    F32,
-    /// Activations and their gradients as the sum of two numbers in bf16, which keeps 16 bits of their
-    /// mantissas, and products of that precision; the rest as with [`Bf16`](Self::Bf16).
-    Tf32,
-    /// Activations and their gradients in bf16; sums, weights, statistics and the head in single precision.
-    Bf16,
-}
-
-impl Precision {
-    /// Every precision.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Tf32, Self::Bf16];
-
-    /// The one in which this machine trains fastest, to the same accuracy: bf16 where there is AMX.
-    pub fn fastest() -> Self {
-        match choose(None) {
-            Ok(Isa::Amx) => Self::Bf16,
-            _ => Self::F32,
-        }
-    }
-
-    /// Name as on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Tf32 => "tf32",
-            Self::Bf16 => "bf16",
-        }
+/// The precision in which this machine trains fastest, to the same accuracy: bf16 where there is AMX.
+pub fn fastest_precision() -> Precision {
+    match choose(None) {
+        Ok(Isa::Amx) => Precision::Bf16,
+        _ => Precision::F32,
     }
 }
 

@@ -4,8 +4,8 @@
 //! same sum with every term made positive: what a rounding error has to be measured against.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use resnet_graph::{Graph, Op, Shape};
 use resnet_native::geometry::Conv2d;
-use resnet_native::{Graph, Op, Shape};
 
 /// Values and their magnitudes.
 pub struct Exact {

@@ -3,9 +3,8 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
-use resnet_native::graph::TensorSpec;
 
-use super::{Network, Op, ProjectionInit};
+use super::{Branch, Network, Op, ProjectionInit, Role, TensorSpec};
 use crate::{Result, StateDict, Tensor};
 
 /// The state a network starts training from; the same for the same seed, everywhere.
@@ -20,18 +19,17 @@ pub fn initial_state(network: &Network, seed: u64) -> Result<StateDict> {
     let graph = network.graph()?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut state = StateDict::new();
-    for node in graph.nodes() {
-        for spec in graph.tensors_of(node) {
-            let projection = node.name.contains("downsample");
-            let average = projection && network.projection_init == ProjectionInit::Average;
-            let tensor = match node.op {
-                Op::Conv { .. } if average => Tensor::full(spec.shape.clone(), 1.0 / spec.shape[1] as f32),
-                Op::Conv { .. } => he_normal(&spec, &mut rng),
-                Op::Linear => uniform(&spec, graph.input_of(node).len(), &mut rng),
-                _ => Tensor::full(spec.shape.clone(), batch_norm_start(&spec)),
-            };
-            state.insert(spec.name, tensor);
-        }
+    for spec in &graph.tensors() {
+        let node = &graph.nodes()[spec.node];
+        let average = node.branch == Branch::Shortcut && network.projection_init == ProjectionInit::Average;
+        let tensor = match (node.op, spec.role) {
+            (Op::Conv { .. }, _) if average => Tensor::full(spec.shape.clone(), 1.0 / spec.shape[1] as f32),
+            (Op::Conv { .. }, _) => he_normal(spec, &mut rng),
+            (_, Role::Weight | Role::Bias) => uniform(spec, graph.input_of(node).len(), &mut rng),
+            (_, Role::NormWeight | Role::RunningVar) => Tensor::full(spec.shape.clone(), 1.0),
+            (_, Role::NormBias | Role::RunningMean) => Tensor::full(spec.shape.clone(), 0.0),
+        };
+        state.insert(&*spec.name, tensor);
     }
     Ok(state)
 }
@@ -50,11 +48,4 @@ fn uniform(spec: &TensorSpec, inputs: usize, rng: &mut ChaCha8Rng) -> Tensor {
 fn fill(spec: &TensorSpec, value: impl FnMut() -> f32) -> Tensor {
     let data = std::iter::repeat_with(value).take(spec.len()).collect();
     Tensor::new(spec.shape.clone(), data).expect("as many values as the shape holds")
-}
-
-fn batch_norm_start(spec: &TensorSpec) -> f32 {
-    match spec.name.rsplit('.').next() {
-        Some("weight" | "running_var") => 1.0,
-        _ => 0.0,
-    }
 }

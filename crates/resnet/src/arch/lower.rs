@@ -1,8 +1,7 @@
 //! From a network to its layers, with the module names torchvision gives them.
 
-use super::{Block, Graph, Network, Shortcut, Stage, Stem};
+use super::{Block, Graph, Network, NodeId, Shortcut, Stage, Stem};
 use crate::{Error, Result};
-use resnet_native::graph::NodeId;
 
 impl Network {
     /// The layers of this network.
@@ -79,7 +78,10 @@ impl Network {
 fn shortcut(graph: &mut Graph, block: &str, kind: Shortcut, input: NodeId, channels: usize, stride: usize) -> NodeId {
     let changes = stride != 1 || graph.nodes()[input].output.channels != channels;
     match kind {
-        Shortcut::A if changes => graph.pad_shortcut(&format!("{block}.downsample"), input, channels, stride),
+        Shortcut::A if changes => {
+            let padded = graph.pad_shortcut(&format!("{block}.downsample"), input, channels, stride);
+            graph.on_shortcut(padded)
+        }
         Shortcut::B if changes => projection(graph, block, input, channels, stride),
         Shortcut::C => projection(graph, block, input, channels, stride),
         Shortcut::A | Shortcut::B => input,
@@ -88,5 +90,6 @@ fn shortcut(graph: &mut Graph, block: &str, kind: Shortcut, input: NodeId, chann
 
 fn projection(graph: &mut Graph, block: &str, input: NodeId, channels: usize, stride: usize) -> NodeId {
     let conv = graph.conv(&format!("{block}.downsample.0"), input, channels, 1, stride);
-    graph.batch_norm(&format!("{block}.downsample.1"), conv)
+    let norm = graph.batch_norm(&format!("{block}.downsample.1"), conv);
+    [conv, norm].map(|node| graph.on_shortcut(node))[1]
 }

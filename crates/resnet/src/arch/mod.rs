@@ -6,7 +6,7 @@ mod names;
 mod summary;
 
 pub use init::initial_state;
-pub use resnet_native::{Graph, Node, Op, Shape, graph};
+pub use resnet_graph::{Branch, Graph, Node, NodeId, Op, Role, Shape, TensorSpec, TensorTable};
 pub use summary::{LayerSummary, Summary};
 
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Network, Op, Shape};
+use super::{Network, Node, Op, Shape};
 use crate::Result;
 
 /// One row of the table.
@@ -42,23 +42,16 @@ impl Summary {
     /// When the network cannot be built.
     pub fn of(network: &Network) -> Result<Self> {
         let graph = network.graph()?;
-        let layers: Vec<_> = graph
-            .nodes()
-            .iter()
-            .skip(1)
-            .map(|node| LayerSummary {
-                name: node.name.clone(),
-                kind: kind(node.op),
-                output: node.output,
-                parameters: graph
-                    .tensors_of(node)
-                    .iter()
-                    .filter(|t| t.role == super::graph::Role::Parameter)
-                    .map(|t| t.len())
-                    .sum(),
-                multiply_adds: graph.multiply_adds_of(node),
-            })
-            .collect();
+        let mut parameters = vec![0; graph.nodes().len()];
+        graph.tensors().parameters().for_each(|tensor| parameters[tensor.node] += tensor.len());
+        let layer = |(node, parameters): (&Node, usize)| LayerSummary {
+            name: node.name.clone(),
+            kind: kind(node.op),
+            output: node.output,
+            parameters,
+            multiply_adds: graph.multiply_adds_of(node),
+        };
+        let layers: Vec<_> = graph.nodes().iter().zip(parameters).skip(1).map(layer).collect();
         Ok(Self {
             model: network.name.clone(),
             input: network.input,
@@ -77,6 +70,7 @@ fn kind(op: Op) -> String {
         Op::BatchNorm => "batch norm".into(),
         Op::Relu => "relu".into(),
         Op::Add => "add".into(),
+        Op::MaxPool { kernel, stride, .. } => format!("max pool {kernel}x{kernel} /{stride}"),
         Op::PadShortcut { stride } => format!("zero-pad shortcut /{stride}"),
         Op::GlobalAvgPool => "global average pool".into(),
         Op::Linear => "linear".into(),

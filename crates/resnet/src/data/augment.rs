@@ -1,7 +1,7 @@
 //! Random crops and flips.
 
 use rand::RngExt;
-use resnet_native::Shape;
+use resnet_graph::Shape;
 use serde::{Deserialize, Serialize};
 
 use super::random::{Purpose, stream};

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use super::pickle::Pickle;
 use super::{Images, Splits};

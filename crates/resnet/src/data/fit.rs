@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use super::Dataset;
 use crate::{Error, Result};

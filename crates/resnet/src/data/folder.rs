@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use super::image::read_image;
 use super::{Dataset, Splits, split};

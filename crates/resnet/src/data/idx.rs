@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use super::{Images, Splits};
 use crate::{Error, Result};

@@ -6,7 +6,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use resnet_native::Shape;
+use resnet_graph::Shape;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;

@@ -161,7 +161,8 @@ impl<'a> Maker<'a> {
             };
             normalizer.place(&self.pixels, placement, image);
         }
-        Ok(Batch { images, labels: indices.iter().map(|&index| dataset.label(index)).collect() })
+        let labels: Vec<u32> = indices.iter().map(|&index| dataset.label(index)).collect();
+        Ok(Batch { images, targets: labels.into() })
     }
 
     fn shuffle(&mut self, seed: u64, epoch: u64) {

@@ -1,6 +1,6 @@
 //! Images held in memory.
 
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use super::Dataset;
 use crate::{Error, Result};

@@ -21,7 +21,7 @@ pub mod synthetic;
 
 use std::sync::Arc;
 
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use crate::Result;
 

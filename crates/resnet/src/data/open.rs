@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use super::cifar::Layout;
 use super::fetch::{Progress, SOURCES, cache_folder, fetch};

@@ -1,6 +1,6 @@
 //! From pixels to what a network sees: `(x / 255 - mean) / std`.
 
-use resnet_native::Shape;
+use resnet_graph::Shape;
 use serde::{Deserialize, Serialize};
 
 use super::Dataset;

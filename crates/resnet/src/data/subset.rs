@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rand::seq::SliceRandom;
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use super::Dataset;
 use super::random::{Purpose, stream};

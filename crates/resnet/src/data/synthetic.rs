@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use resnet_native::Shape;
+use resnet_graph::Shape;
 
 use super::random::{Purpose, stream};
 use super::{Images, Splits};

@@ -1,30 +1,35 @@
-//! What runs a network: one trait, and the engines behind it.
+//! What runs a network: one trait, the engines behind it, and the peers that engines average with.
 
+mod choice;
 mod native;
+mod peers;
 
-pub use native::{Native, NativeOptions, PartTime};
-pub use resnet_native::{Isa, Outcome, Precision, Update, Work};
+pub use choice::{ENGINES, EngineChoice, Options, default_name, fastest_precision, named, open};
+pub use native::Native;
+pub use peers::{Alone, Peers};
+pub use resnet_graph::{Outcome, ParamGroup, Part, Precision, Rule, Targets, Update, Work};
 
+use crate::arch::TensorTable;
 use crate::{Result, StateDict};
 
-/// Images and their classes, ready for a network.
+/// Images and what they should be classified as, ready for a network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// Preprocessed pixels, `[images, channels, height, width]`.
     pub images: Vec<f32>,
-    /// Class of each image.
-    pub labels: Vec<u32>,
+    /// One target for each image.
+    pub targets: Targets,
 }
 
 impl Batch {
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.targets.len()
     }
 
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.targets.is_empty()
     }
 }
 
@@ -45,29 +50,57 @@ pub struct OptimizerState {
     pub tensors: StateDict,
 }
 
+/// How long a pass spent on one part of its work.
+#[derive(Clone, Debug)]
+pub struct PartTime {
+    /// What was done.
+    pub work: Work,
+    /// The layer, by the name of its last module in PyTorch; empty where it is none's.
+    pub layer: String,
+    /// Seconds that all threads together spent.
+    pub thread_seconds: f64,
+    /// Multiply-adds of a convolution for one image.
+    pub multiply_adds: u64,
+}
+
 /// Runs one network. Above this trait nothing knows which engine it is.
 ///
-/// A distributed run is `forward_backward`, an all-reduce over [`gradients`](Engine::gradients), and
-/// `apply`.
+/// A step is one [`forward_backward`](Engine::forward_backward) or several whose gradients accumulate,
+/// [`Peers::average`] over [`gradients`](Engine::gradients), and [`apply`](Engine::apply).
 pub trait Engine: Send {
     /// Name, instruction set, precision and threads, for logs.
     fn describe(&self) -> String;
 
-    /// Forward and backward pass: the gradients of the mean loss replace the last ones, and the
-    /// running statistics of batch norm move on.
+    /// Threads it runs on.
+    fn threads(&self) -> usize;
+
+    /// The network's tensors, and where each lies in [`parameters`](Engine::parameters) and
+    /// [`gradients`](Engine::gradients).
+    fn tensors(&self) -> &TensorTable;
+
+    /// Forward and backward pass: the gradients of the mean loss replace the last ones or are added to
+    /// them, as `part` says, and the running statistics of batch norm move on.
     ///
     /// # Errors
-    /// When the batch does not fit the network (size, label out of range).
-    fn forward_backward(&mut self, batch: &Batch, loss: &Loss) -> Result<Outcome>;
+    /// When the batch does not fit the network (size, target out of range), or the network does not end
+    /// in a linear layer.
+    fn forward_backward(&mut self, batch: &Batch, loss: &Loss, part: Part) -> Result<Outcome>;
 
-    /// All gradients, flat, in the order of the network's parameters.
+    /// All gradients, flat, in the order of [`tensors`](Engine::tensors).
     fn gradients(&mut self) -> &mut [f32];
 
-    /// Changes the parameters by the gradients.
-    fn apply(&mut self, update: &Update);
+    /// All parameters, flat, in the order of [`tensors`](Engine::tensors).
+    fn parameters(&self) -> &[f32];
 
-    /// Logits `[images, classes]` of preprocessed images `[images, channels, height, width]`, with the
-    /// running statistics. Any number of images.
+    /// Changes the parameters by the gradients.
+    ///
+    /// # Errors
+    /// When the groups of `update` do not [cover](Update::covers) the parameters; nothing is changed then.
+    fn apply(&mut self, update: &Update) -> Result<()>;
+
+    /// What the last layer gives for preprocessed images `[images, channels, height, width]`, with the
+    /// running statistics: logits `[images, classes]` or, of a [cut](crate::arch::Graph::until) network,
+    /// values `[images, channels, height, width]`. Any number of images.
     ///
     /// # Errors
     /// When `images` is not a whole number of images.
@@ -90,4 +123,20 @@ pub trait Engine: Send {
     /// # Errors
     /// When a tensor does not belong to a parameter or has another shape; nothing is changed then.
     fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()>;
+
+    /// How long each part of the last pass took, in the order in which they began; empty where the
+    /// engine does not measure it.
+    fn profile(&self) -> Vec<PartTime> {
+        Vec::new()
+    }
+
+    /// Bytes of its activations and their gradients, where it knows.
+    fn arena_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Multiply-adds a second that its kernels reach with nothing to load or store, where it can tell.
+    fn peak(&mut self) -> Option<f64> {
+        None
+    }
 }

@@ -2,34 +2,11 @@
 
 use std::collections::HashMap;
 
-use resnet_native::graph::Role;
-use resnet_native::{Memory, Optimizer, Options, Session};
+use resnet_native::{Isa, Memory, Optimizer, Session};
 
-use super::{Batch, Engine, Isa, Loss, OptimizerState, Outcome, Precision, Update, Work};
-use crate::arch::{Graph, Network};
+use super::{Batch, Engine, Loss, OptimizerState, Options, Outcome, Part, PartTime, Precision, Update};
+use crate::arch::{Graph, TensorTable};
 use crate::{Result, StateDict, StateMismatch, Tensor};
-
-/// How the CPU engine runs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NativeOptions {
-    /// Threads; 0 for one a core. The results are the same for any number.
-    pub threads: usize,
-    /// Precision of training and inference.
-    pub precision: Precision,
-}
-
-/// How long a pass spent on one part of its work.
-#[derive(Clone, Debug)]
-pub struct PartTime {
-    /// What was done.
-    pub work: Work,
-    /// The layer, by the name of its last module in PyTorch; empty where it is none's.
-    pub layer: String,
-    /// Seconds that all threads together spent.
-    pub thread_seconds: f64,
-    /// Multiply-adds of a convolution for one image.
-    pub multiply_adds: u64,
-}
 
 /// The CPU engine of this project.
 pub struct Native {
@@ -38,69 +15,38 @@ pub struct Native {
 }
 
 impl Native {
-    /// The instruction set that engines of this process run on: the best of the machine, or the one that the
-    /// variable `RESNET_ISA` names.
+    /// An engine for `graph` with the weights of `state`.
     ///
     /// # Errors
-    /// When that one does not exist or the machine lacks it.
-    pub fn isa() -> Result<Isa> {
-        Ok(resnet_native::kernels::choose(None)?)
-    }
-
-    /// An engine for `network` with the weights of `state`.
-    ///
-    /// # Errors
-    /// When the network cannot be built, the state does not fit or threads cannot be started.
-    pub fn new(network: &Network, state: &StateDict, options: NativeOptions) -> Result<Self> {
-        let graph = network.graph()?;
-        let session =
-            Session::new(&graph, Options { threads: options.threads, isa: None, precision: options.precision })?;
+    /// When the graph has a form the engine cannot run, the state does not fit or threads cannot be
+    /// started.
+    pub fn new(graph: Graph, state: &StateDict, options: Options) -> Result<Self> {
+        let Options { threads, precision } = options;
+        let session = Session::new(&graph, resnet_native::Options { threads, isa: None, precision })?;
         let mut engine = Self { session, graph };
         engine.load_state(state)?;
         Ok(engine)
     }
 
-    /// Threads it runs on.
-    pub fn threads(&self) -> usize {
-        self.session.threads()
+    /// The precision in which this machine trains fastest, to the same accuracy.
+    pub(super) fn fastest_precision() -> Precision {
+        resnet_native::fastest_precision()
     }
 
-    /// Bytes of its activations and their gradients.
-    pub fn arena_bytes(&self) -> usize {
-        self.session.arena_bytes()
-    }
-
-    /// Multiply-adds a second that its kernels reach with nothing to load or store.
-    pub fn peak(&self) -> f64 {
-        self.session.peak()
-    }
-
-    /// How long each part of the last pass took, in the order in which they began.
-    pub fn profile(&self) -> Vec<PartTime> {
-        let mut parts: Vec<PartTime> = Vec::new();
-        let mut places = HashMap::new();
-        for step in self.session.profile() {
-            let place = *places.entry((step.work, step.node)).or_insert_with(|| {
-                let node = step.node.map(|id| &self.graph.nodes()[id]);
-                parts.push(PartTime {
-                    work: step.work,
-                    layer: node.map_or_else(String::new, |node| node.name.clone()),
-                    thread_seconds: 0.0,
-                    multiply_adds: node.map_or(0, |node| self.graph.multiply_adds_of(node)),
-                });
-                parts.len() - 1
-            });
-            parts[place].thread_seconds += step.time.as_secs_f64();
-        }
-        parts
+    /// Says so where a precision is slow on this machine.
+    pub(super) fn precision_note(precision: Precision) -> Result<Option<String>> {
+        let isa = resnet_native::kernels::choose(None)?;
+        let slow = precision != Precision::F32 && isa != Isa::Amx;
+        let (precision, isa) = (precision.name(), isa.name());
+        Ok(slow.then(|| format!("{precision} needs AMX to be fast; on {isa} --precision f32 is faster")))
     }
 
     /// Flat values cut into one tensor for each parameter, named with `suffix`.
     fn name_parameters(&self, flat: &[f32], suffix: &str, tensors: &mut StateDict) {
-        for placed in self.session.tensors().iter().filter(|placed| placed.spec.role == Role::Parameter) {
-            let tensor = Tensor::new(placed.spec.shape.clone(), flat[placed.range.clone()].to_vec());
-            let tensor = tensor.expect("a placed tensor has as many values as its shape");
-            tensors.insert(format!("{}.{suffix}", placed.spec.name), tensor);
+        for spec in self.session.tensors().parameters() {
+            let tensor = Tensor::new(spec.shape.clone(), flat[spec.range.clone()].to_vec());
+            let tensor = tensor.expect("a tensor has as many values as its shape");
+            tensors.insert(format!("{}.{suffix}", spec.name), tensor);
         }
     }
 
@@ -108,11 +54,11 @@ impl Native {
     fn flatten_parameters(&self, suffix: &str, tensors: &StateDict) -> Result<Vec<f32>, StateMismatch> {
         let mut flat = Vec::new();
         let mut mismatch = StateMismatch::default();
-        for placed in self.session.tensors().iter().filter(|placed| placed.spec.role == Role::Parameter) {
-            let name = format!("{}.{suffix}", placed.spec.name);
+        for spec in self.session.tensors().parameters() {
+            let name = format!("{}.{suffix}", spec.name);
             match tensors.get(&name) {
-                Some(tensor) if tensor.shape() == placed.spec.shape => flat.extend_from_slice(tensor.data()),
-                Some(tensor) => mismatch.reshaped.push((name, placed.spec.shape.clone(), tensor.shape().to_vec())),
+                Some(tensor) if tensor.shape() == spec.shape => flat.extend_from_slice(tensor.data()),
+                Some(tensor) => mismatch.reshaped.push((name, spec.shape.clone(), tensor.shape().to_vec())),
                 None => mismatch.missing.push(name),
             }
         }
@@ -132,16 +78,28 @@ impl Engine for Native {
         format!("native CPU engine, {isa} {precision}, {threads} thread{plural}")
     }
 
-    fn forward_backward(&mut self, batch: &Batch, loss: &Loss) -> Result<Outcome> {
-        Ok(self.session.forward_backward(&batch.images, &batch.labels, loss.label_smoothing)?)
+    fn threads(&self) -> usize {
+        self.session.threads()
+    }
+
+    fn tensors(&self) -> &TensorTable {
+        self.session.tensors()
+    }
+
+    fn forward_backward(&mut self, batch: &Batch, loss: &Loss, part: Part) -> Result<Outcome> {
+        Ok(self.session.forward_backward(&batch.images, &batch.targets, loss.label_smoothing, part)?)
     }
 
     fn gradients(&mut self) -> &mut [f32] {
         self.session.gradients()
     }
 
-    fn apply(&mut self, update: &Update) {
-        self.session.apply(update);
+    fn parameters(&self) -> &[f32] {
+        self.session.parameters()
+    }
+
+    fn apply(&mut self, update: &Update) -> Result<()> {
+        Ok(self.session.apply(update)?)
     }
 
     fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
@@ -149,17 +107,17 @@ impl Engine for Native {
     }
 
     fn state(&self) -> StateDict {
-        let tensor = |placed| {
-            let values: &[f32] = self.session.values(placed);
-            Tensor::new(placed.spec.shape.clone(), values.to_vec()).expect("as many values as the shape holds")
+        let tensor = |spec| {
+            let values: &[f32] = self.session.values(spec);
+            Tensor::new(spec.shape.clone(), values.to_vec()).expect("as many values as the shape holds")
         };
-        self.session.tensors().iter().map(|placed| (placed.spec.name.clone(), tensor(placed))).collect()
+        self.session.tensors().iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
     }
 
     fn load_state(&mut self, state: &StateDict) -> Result<()> {
         state.check(&self.graph)?;
         for index in 0..self.session.tensors().len() {
-            if let Some(tensor) = state.get(&self.session.tensors()[index].spec.name) {
+            if let Some(tensor) = state.get(&self.session.tensors()[index].name) {
                 self.session.set_values(index, tensor.data());
             }
         }
@@ -192,5 +150,32 @@ impl Engine for Native {
         };
         *self.session.optimizer_mut() = Optimizer { step: state.step, memory };
         Ok(())
+    }
+
+    fn profile(&self) -> Vec<PartTime> {
+        let mut parts: Vec<PartTime> = Vec::new();
+        let mut places = HashMap::new();
+        for step in self.session.profile() {
+            let place = *places.entry((step.work, step.node)).or_insert_with(|| {
+                let node = step.node.map(|id| &self.graph.nodes()[id]);
+                parts.push(PartTime {
+                    work: step.work,
+                    layer: node.map_or_else(String::new, |node| node.name.clone()),
+                    thread_seconds: 0.0,
+                    multiply_adds: node.map_or(0, |node| self.graph.multiply_adds_of(node)),
+                });
+                parts.len() - 1
+            });
+            parts[place].thread_seconds += step.time.as_secs_f64();
+        }
+        parts
+    }
+
+    fn arena_bytes(&self) -> Option<usize> {
+        Some(self.session.arena_bytes())
+    }
+
+    fn peak(&mut self) -> Option<f64> {
+        Some(self.session.peak())
     }
 }

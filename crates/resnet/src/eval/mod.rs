@@ -104,7 +104,9 @@ pub fn evaluate<B: Borrow<Batch>>(
     for batch in batches {
         let batch = batch?;
         let batch = batch.borrow();
-        tally.add(&engine.infer(&batch.images)?, &batch.labels)?;
+        let labels =
+            batch.targets.labels().ok_or_else(|| Error::Config("an evaluation needs one class an image".into()))?;
+        tally.add(&engine.infer(&batch.images)?, labels)?;
         progress(tally.total);
     }
     tally.finish(classes)

@@ -1,6 +1,7 @@
 use super::*;
 use crate::StateDict;
-use crate::engine::{Loss, OptimizerState, Outcome, Update};
+use crate::arch::TensorTable;
+use crate::engine::{Loss, OptimizerState, Outcome, Part, Update};
 
 /// An engine whose logits are its images.
 struct Echo;
@@ -9,13 +10,24 @@ impl Engine for Echo {
     fn describe(&self) -> String {
         "echo".into()
     }
-    fn forward_backward(&mut self, _: &Batch, _: &Loss) -> Result<Outcome> {
+    fn threads(&self) -> usize {
+        1
+    }
+    fn tensors(&self) -> &TensorTable {
+        unimplemented!("evaluation only infers")
+    }
+    fn forward_backward(&mut self, _: &Batch, _: &Loss, _: Part) -> Result<Outcome> {
         unimplemented!("evaluation only infers")
     }
     fn gradients(&mut self) -> &mut [f32] {
         &mut []
     }
-    fn apply(&mut self, _: &Update) {}
+    fn parameters(&self) -> &[f32] {
+        &[]
+    }
+    fn apply(&mut self, _: &Update) -> Result<()> {
+        Ok(())
+    }
     fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
         Ok(images.to_vec())
     }

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::schedule::Schedule;
-use crate::arch::{Network, Op, ProjectionInit, Shortcut};
+use crate::arch::{Network, ProjectionInit, Shortcut};
 use crate::data::{Augment, Preprocess};
-use crate::engine::{Loss, Precision, Update};
+use crate::engine::{self, Loss, Precision, Rule, Update};
 use crate::{Error, Result};
 
 /// A run's settings; in TOML with dashes in the names. [`Layers`](super::Layers) puts one together.
@@ -50,8 +50,12 @@ pub struct Config {
     pub checkpoint_interval: u64,
     /// Seed of the weights, the order of the images, their augmentation and the validation split.
     pub seed: u64,
-    /// Precision of the engine; the [fastest](Precision::fastest) of the machine that starts the run when absent.
-    #[serde(default = "Precision::fastest")]
+    /// Name of the engine, one of [`engine::ENGINES`].
+    #[serde(default = "engine::default_name")]
+    pub engine: String,
+    /// Precision of the engine; the [fastest](engine::fastest_precision) of the machine that starts the
+    /// run when absent.
+    #[serde(default = "engine::fastest_precision")]
     pub precision: Precision,
     /// Threads of the engine; 0 for one a core. The one setting that does not change the result.
     pub threads: usize,
@@ -68,7 +72,7 @@ pub struct Config {
     pub network: Option<Network>,
 }
 
-/// What turns gradients into steps; see [`Update`] for the formulas.
+/// What turns gradients into steps; see [`Rule`] for the formulas.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum Optimizer {
@@ -112,21 +116,17 @@ fn eps() -> f64 {
 }
 
 impl Optimizer {
-    /// The step to take at a learning rate.
-    pub(super) fn update(&self, lr: f64) -> Update {
-        let lr = lr as f32;
-        match *self {
+    /// The step to take at a learning rate, over so many parameters.
+    pub(super) fn update(&self, lr: f64, parameters: usize) -> Update {
+        let (rule, weight_decay) = match *self {
             Self::Sgd { momentum, weight_decay, nesterov } => {
-                Update::Sgd { lr, momentum: momentum as f32, weight_decay: weight_decay as f32, nesterov }
+                (Rule::Sgd { momentum: momentum as f32, nesterov }, weight_decay)
             }
-            Self::Adam { beta1, beta2, eps, weight_decay } => Update::Adam {
-                lr,
-                beta1: beta1 as f32,
-                beta2: beta2 as f32,
-                eps: eps as f32,
-                weight_decay: weight_decay as f32,
-            },
-        }
+            Self::Adam { beta1, beta2, eps, weight_decay } => {
+                (Rule::Adam { beta1: beta1 as f32, beta2: beta2 as f32, eps: eps as f32 }, weight_decay)
+            }
+        };
+        Update::uniform(rule, lr as f32, weight_decay as f32, parameters)
     }
 
     fn check(&self) -> Result<()> {
@@ -207,12 +207,4 @@ impl Config {
 
 fn require(good: bool, message: impl FnOnce() -> String) -> Result<()> {
     if good { Ok(()) } else { Err(Error::Config(message())) }
-}
-
-/// Weighted layers on the longest path through a network, as the paper counts its depth: 20 in
-/// resnet20, whatever its shortcuts.
-pub(super) fn depth(network: &Network) -> Result<usize> {
-    let weighted = |op| matches!(op, Op::Conv { .. } | Op::Linear);
-    let graph = network.graph()?;
-    Ok(graph.nodes().iter().filter(|node| weighted(node.op) && !node.name.contains("downsample")).count())
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Best, Checkpoint, Progress, Sums};
-use super::config::{self, Config};
+use super::config::Config;
 use super::metrics::{self, Record, TestRecord};
 use super::recipe::Layers;
 use super::rundir::RunDir;
@@ -15,7 +15,7 @@ use super::schedule::Scheduler;
 use super::tensorboard;
 use crate::arch::{Network, initial_state};
 use crate::data::{self, Loader, Normalizer, Splits};
-use crate::engine::{Batch, Engine, OptimizerState};
+use crate::engine::{Batch, Engine, OptimizerState, Part, Peers};
 use crate::eval::evaluate;
 use crate::files::remove_unfinished;
 use crate::weights::{Metadata, safetensors};
@@ -165,6 +165,7 @@ impl Run {
     pub fn train(
         self,
         engine: &mut dyn Engine,
+        peers: &mut dyn Peers,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(Event<'_>),
     ) -> Result<Progress> {
@@ -183,7 +184,7 @@ impl Run {
                 schedule: &self.config.schedule,
                 lr: self.config.lr,
                 iterations: self.config.iterations,
-                depth: config::depth(&self.network)?,
+                depth: self.network.graph()?.depth(),
             },
             progress: self.start.progress.clone(),
             lr: self.config.lr,
@@ -193,6 +194,7 @@ impl Run {
             clock: Instant::now(),
             run: &self,
             engine,
+            peers,
             observe,
         };
         let left = self.config.iterations.saturating_sub(first);
@@ -279,6 +281,7 @@ fn same_settings(trained: &str, config: &Config) -> Result<()> {
 struct Trainer<'a> {
     run: &'a Run,
     engine: &'a mut dyn Engine,
+    peers: &'a mut dyn Peers,
     observe: &'a mut dyn FnMut(Event<'_>),
     scheduler: Scheduler<'a>,
     progress: Progress,
@@ -297,19 +300,25 @@ impl Trainer<'_> {
     fn step(&mut self, batch: &Batch) -> Result<()> {
         let config = &self.run.config;
         self.lr = self.scheduler.lr(self.progress.iteration, &self.progress.schedule);
-        let outcome = self.engine.forward_backward(batch, &config.loss())?;
-        if !outcome.loss.is_finite() {
-            return Err(self.diverged(self.progress.iteration + 1, &format!("the loss is {}", outcome.loss)));
+        let outcome = self.engine.forward_backward(batch, &config.loss(), Part::WHOLE)?;
+        self.peers.average(self.engine.gradients())?;
+        let images = batch.len() as f64;
+        let mut sums = [images, outcome.correct as f64, f64::from(outcome.loss) * images];
+        self.peers.add_up(&mut sums)?;
+        let [images, correct, loss] = sums;
+        if !loss.is_finite() {
+            return Err(self.diverged(self.progress.iteration + 1, &format!("the loss is {}", loss / images)));
         }
-        self.engine.apply(&config.optimizer.update(self.lr));
+        let parameters = self.engine.parameters().len();
+        self.engine.apply(&config.optimizer.update(self.lr, parameters))?;
 
-        let (images, correct) = (batch.len() as u64, outcome.correct as u64);
+        let (images, correct) = (images as u64, correct as u64);
         self.progress.iteration += 1;
         let seconds = self.lap().as_secs_f64();
         let sums = &mut self.progress.since_record;
         sums.images += images;
         sums.correct += correct;
-        sums.loss += f64::from(outcome.loss) * images as f64;
+        sums.loss += loss;
         sums.seconds += seconds;
         if self.scheduler.stepped(&mut self.progress.schedule, images, correct) {
             (self.observe)(Event::WarmedUp { iteration: self.progress.iteration });

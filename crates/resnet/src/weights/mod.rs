@@ -75,5 +75,5 @@ fn network_of(path: &Path, Weights { state, metadata }: Weights) -> Result<Weigh
 fn fit(state: StateDict, graph: &Graph) -> Result<StateDict> {
     state.check(graph)?;
     let mut tensors: std::collections::HashMap<_, _> = state.into_iter().collect();
-    Ok(graph.tensors().filter_map(|spec| tensors.remove_entry(&spec.name)).collect())
+    Ok(graph.tensors().iter().filter_map(|spec| tensors.remove_entry(&spec.name)).collect())
 }

@@ -9,9 +9,9 @@ use super::rows::row_steps;
 use super::source::{Part, Steps, Values, Visitor};
 use super::{Pair, SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products, store_planes};
 use crate::geometry::Conv2d;
-use crate::graph::Shape;
 use crate::kernels::{ConvWeightsBand, Source};
 use crate::layout::{GROUP, HALF, MAX_PLANES, TILE, Tiling};
+use resnet_graph::Shape;
 
 /// Columns of pixels, over whole rows, that the sums stay in registers for.
 const COLUMNS: usize = 32;

@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use super::source::{Part, Steps, Values, Visitor};
 use super::{Tile, TileUnit, Vector, store_planes};
-use crate::graph::Shape;
 use crate::layout::{HALF, TILE, Tiling};
+use resnet_graph::Shape;
 
 /// Steps of some rows: those to prepare, which no step before read, then those to work on.
 pub fn row_steps(

@@ -2,9 +2,9 @@
 
 use super::channels::{PaddedAffine, PerChannel};
 use super::{Pair, Vector, load};
-use crate::graph::Shape;
 use crate::kernels::Source;
 use crate::layout::{GROUP, Tiling, stored_tile};
+use resnet_graph::Shape;
 
 /// A [`Source`] with its channels' values filled up to whole tiles.
 pub struct Values<'a> {

@@ -9,9 +9,9 @@ use super::super::scratch::Scratch;
 use super::transform::{self, Input, Transform};
 use super::{KERNEL, POINTS, QUAD, Row, WINDOW};
 use crate::geometry::{Gather, Tap};
-use crate::graph::Shape;
 use crate::kernels::{ConvBand, Source, Sums};
 use crate::layout::{GROUP, lane_mask};
+use resnet_graph::Shape;
 
 /// Computes a band.
 ///
