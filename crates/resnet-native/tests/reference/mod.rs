@@ -144,6 +144,7 @@ pub fn logits(
             }
             Op::Relu => input().iter().map(|v| v.max(0.0)).collect(),
             Op::Add => input().iter().zip(&values[node.inputs[1]]).map(|(a, b)| a + b).collect(),
+            Op::MaxPool { kernel, stride, padding } => max_pool(input(), shape, node.output, [kernel, stride, padding]),
             Op::PadShortcut { stride } => pad_shortcut(input(), shape, node.output, stride),
             Op::GlobalAvgPool => {
                 let pixels = shape.height * shape.width;
@@ -168,6 +169,19 @@ fn batch_norm(input: &[f64], shape: Shape, [weight, bias]: [&[f64]; 2], running:
         let variance = running.map_or(of_batch, |[_, variances]| variances[channel]);
         for index in (0..input.len()).filter(|&i| of_channel(i)) {
             output[index] = (input[index] - mean) / (variance + 1e-5).sqrt() * weight[channel] + bias[channel];
+        }
+    }
+    output
+}
+
+fn max_pool(input: &[f64], from: Shape, to: Shape, [kernel, stride, padding]: [usize; 3]) -> Vec<f64> {
+    let mut output = Vec::new();
+    for plane in input.chunks(from.pixels()) {
+        for (y, x) in pixels(to) {
+            let rows = (y * stride).saturating_sub(padding)..(y * stride + kernel - padding).min(from.height);
+            let columns = (x * stride).saturating_sub(padding)..(x * stride + kernel - padding).min(from.width);
+            let window = rows.flat_map(|y| columns.clone().map(move |x| plane[y * from.width + x]));
+            output.push(window.fold(f64::NEG_INFINITY, f64::max));
         }
     }
     output
