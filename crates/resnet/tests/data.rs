@@ -92,7 +92,7 @@ fn evaluation_goes_through_the_images_once_in_order_and_unchanged() {
     let normalizer = normalizer(&*dataset, &Preprocess::PixelMean);
     let loader = Loader::evaluation(dataset.clone(), normalizer.clone(), 4).unwrap();
     let batches: Vec<Batch> = loader.once().collect::<Result<_>>().unwrap();
-    let labels: Vec<u32> = batches.iter().flat_map(|batch| labels_of(&batch).to_vec()).collect();
+    let labels: Vec<u32> = batches.iter().flat_map(|batch| labels_of(batch).to_vec()).collect();
     assert_eq!(labels, (0..10).map(|i| dataset.label(i)).collect::<Vec<_>>());
     let images: Vec<f32> = batches.iter().flat_map(|batch| batch.images.clone()).collect();
     for (i, image) in images.chunks(48).enumerate() {

@@ -29,7 +29,7 @@ fn parameter_counts_are_those_of_table_6() {
         let count = parameters(&named(name));
         assert_eq!(count, exact, "{name}");
         assert_eq!(format!("{:.2}", count as f64 / 1e6), millions, "{name}");
-        assert_eq!(count, named(name).graph().unwrap().parameter_count(), "{name}");
+        assert_eq!(count, named(name).graph().unwrap().tensors().parameter_len(), "{name}");
     }
 }
 

@@ -50,7 +50,8 @@ fn names(classes: usize) -> Vec<String> {
 }
 
 fn run(classes: usize, batches: &[(&[f32], &[u32])]) -> Result<Evaluation> {
-    let batches = batches.iter().map(|(logits, labels)| Ok(Batch { images: logits.to_vec(), labels: labels.to_vec() }));
+    let batches =
+        batches.iter().map(|(logits, labels)| Ok(Batch { images: logits.to_vec(), targets: labels.to_vec().into() }));
     evaluate(&mut Echo, batches, &names(classes), |_| ())
 }
 
