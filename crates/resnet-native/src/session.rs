@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use crate::arena::Arena;
 use crate::error::{Error, Result};
-use crate::execute::{Executor, pack_all};
 use crate::infer::Inference;
 use crate::kernels::{Isa, KernelSet, PixelKernels, select, select_inference};
-use crate::loss::softmax_cross_entropy;
-use crate::optimizer::Optimizer;
-use crate::pass::Weights;
+use crate::memory::Arena;
 use crate::profile::StepTime;
-use crate::program::Program;
-use crate::team::Team;
+use crate::threads::Team;
+use crate::train::batch::{Executor, pack_all};
+use crate::train::context::Context;
+use crate::train::loss::softmax_cross_entropy;
+use crate::train::optimizer::Optimizer;
+use crate::train::program::Program;
 use resnet_graph::{Graph, Outcome, Part, Precision, Shape, Targets, TensorSpec, TensorTable, Update, Work};
 
 /// How a session runs.
@@ -167,18 +167,18 @@ impl Session {
         self.pack();
         self.trained_last = true;
         self.inference_is_current = false;
-        let weights = Weights {
+        let context = Context {
             team: &self.team,
             program: &self.program,
             kernels: self.kernels,
             parameters: &self.parameters,
             packed: self.packed.as_slice(),
         };
-        let executor = executor_for(&mut self.training, weights, count);
+        let executor = executor_for(&mut self.training, context, count);
         executor.restart_times();
         executor.note(Work::Pack, start);
-        executor.load_images(weights, images);
-        executor.forward(weights, &mut self.statistics);
+        executor.load_images(context, images);
+        executor.forward(context, &mut self.statistics);
         let start = Instant::now();
         let mut logits = vec![0.0; count * self.logits.channels];
         executor.logits(self.logits, &mut logits);
@@ -186,7 +186,7 @@ impl Session {
         logits.iter_mut().for_each(|gradient| *gradient *= part.share);
         executor.load_logits_gradient(self.logits, &logits);
         executor.note(Work::Loss, start);
-        executor.backward(weights, &mut self.gradients);
+        executor.backward(context, &mut self.gradients);
         self.gradients.iter_mut().zip(accumulated).for_each(|(gradient, before)| *gradient += before);
         Ok(outcome)
     }
@@ -219,7 +219,7 @@ impl Session {
         }
     }
 
-    /// Multiply-adds a second that the kernels reach on all threads with nothing to load or store.
+    /// Multiply-adds a second that the kernels halo on all threads with nothing to load or store.
     pub fn peak(&self) -> f64 {
         const ROUND: usize = 1 << 10;
         const SECONDS: f64 = 0.05;
@@ -228,7 +228,7 @@ impl Session {
         self.team.for_each(rates.iter_mut(), |rate| {
             let (start, mut done) = (Instant::now(), 0);
             while start.elapsed().as_secs_f64() < SECONDS {
-                done += body.spin(ROUND);
+                done += body.peak(ROUND);
             }
             *rate = done as f64 / start.elapsed().as_secs_f64();
         });
@@ -294,7 +294,7 @@ impl Session {
 }
 
 /// The executor in `slot`, made anew when there is none or it is too small.
-fn executor_for<'a>(slot: &'a mut Option<Executor>, weights: Weights<'_>, images: usize) -> &'a mut Executor {
+fn executor_for<'a>(slot: &'a mut Option<Executor>, context: Context<'_>, images: usize) -> &'a mut Executor {
     let fits = slot.take().filter(|executor| executor.capacity() >= images);
-    slot.insert(fits.unwrap_or_else(|| Executor::new(weights, images)))
+    slot.insert(fits.unwrap_or_else(|| Executor::new(context, images)))
 }

@@ -8,8 +8,8 @@ use reference::{Exact, Tolerance, noise, to_f64};
 use resnet_graph::Shape;
 use resnet_native::Isa;
 use resnet_native::geometry::Conv2d;
-use resnet_native::infer::{Format, NARROW_BLOCK, Pixels, Reach, Walk};
-use resnet_native::kernels::{PixelConv, PixelKernels, PixelLoad, PixelPool, select_pixels};
+use resnet_native::kernels::{PixelAvgPool, PixelConv, PixelKernels, PixelLoad, select_pixels};
+use resnet_native::layout::{Format, Halo, NARROW_BLOCK, Pixels, Windows};
 
 const FORMATS: [Format; 4] = [Format::Single, Format::Planes(1), Format::Planes(2), Format::Planes(3)];
 
@@ -131,9 +131,9 @@ impl Case {
         bias: &[f32],
         residual: &[f32],
     ) -> Vec<f32> {
-        let walk = Walk::new(self.conv, *from, *to);
-        let mut weights = vec![f32::NAN; to.blocks() * walk.packed_len()];
-        walk.pack_weights(w, &mut weights);
+        let windows = Windows::new(self.conv, *from, *to);
+        let mut weights = vec![f32::NAN; to.blocks() * windows.packed_len()];
+        windows.pack(w, &mut weights);
         let (input, residual) = (load(kernels, from, x), load(kernels, to, residual));
         let mut found = Vec::new();
         for block in 0..to.blocks() {
@@ -141,9 +141,9 @@ impl Case {
             padded.resize(to.block(), 0.0);
             let mut output = vec![0.0; to.block_len()];
             kernels.conv(PixelConv {
-                walk: &walk,
+                windows: &windows,
                 input: &input,
-                weights: &weights[block * walk.packed_len()..][..walk.packed_len()],
+                weights: &weights[block * windows.packed_len()..][..windows.packed_len()],
                 bias: &padded,
                 residual: self.residual.then(|| &residual[block * to.block_len()..][..to.block_len()]),
                 output: &mut output,
@@ -162,11 +162,11 @@ proptest! {
     #[test]
     fn convolution_bias_shortcut_and_rectifier(case in cases(), image: bool, wider in 0usize..2) {
         let (input, output) = (case.conv.input(), case.conv.output());
-        let reach = Reach { padding: case.conv.vertical.padding + wider, stride: 2 };
+        let halo = Halo { padding: case.conv.vertical.padding + wider, stride: 2 };
         for (kernels, name) in all_kernels() {
             let format = kernels.format();
-            let from = if image { Pixels::of_image(input, format, reach) } else { Pixels::new(input, format, reach) };
-            let to = Pixels::new(output, format, reach);
+            let from = if image { Pixels::of_image(input, format, halo) } else { Pixels::new(input, format, halo) };
+            let to = Pixels::new(output, format, halo);
             let x = values(format, case.seed, input.len());
             let w = values(format, case.seed ^ 1, case.conv.weight_len());
             let residual = values(format, case.seed ^ 2, output.len());
@@ -180,11 +180,11 @@ proptest! {
     fn what_is_loaded_is_kept_and_pooled(
         channels in 1usize..70, height in 1usize..9, width in 1usize..35, padding in 0usize..4, seed: u64,
     ) {
-        let (shape, reach) = (Shape::new(channels, height, width), Reach { padding, stride: 1 });
+        let (shape, halo) = (Shape::new(channels, height, width), Halo { padding, stride: 1 });
         for (kernels, name) in all_kernels() {
             let format = kernels.format();
             let image = values(format, seed, shape.len());
-            for pixels in [Pixels::of_image(shape, format, reach), Pixels::new(shape, format, reach)] {
+            for pixels in [Pixels::of_image(shape, format, halo), Pixels::new(shape, format, halo)] {
                 let words = load(kernels, &pixels, &image);
                 let blocks = words.chunks(pixels.block_len()).enumerate();
                 let found: Vec<f32> = blocks.flat_map(|(block, words)| unload(&pixels, block, words)).collect();
@@ -197,7 +197,7 @@ proptest! {
                     continue;
                 }
                 let mut means = vec![f32::NAN; pixels.blocks() * pixels.block()];
-                kernels.pool(PixelPool { pixels: &pixels, input: &words, output: &mut means });
+                kernels.avg_pool(PixelAvgPool { pixels: &pixels, input: &words, output: &mut means });
                 let planes = image.chunks(height * width).map(|plane| {
                     let mean = |f: fn(f32) -> f32| plane.iter().map(|&v| f64::from(f(v))).sum::<f64>() / plane.len() as f64;
                     (mean(|v| v), mean(f32::abs))

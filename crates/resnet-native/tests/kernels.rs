@@ -6,12 +6,14 @@ mod reference;
 use proptest::prelude::*;
 use reference::{Exact, Tolerance, noise, to_f64};
 use resnet_graph::{Precision, Shape};
-use resnet_native::geometry::{Conv2d, Direction, Gather};
+use resnet_native::Isa;
+use resnet_native::geometry::{Conv2d, Direction};
 use resnet_native::kernels::{
-    Affine, ConvBand, ConvWeightsBand, Gate, Images, Kernels, Moments, Normalize, NormalizeReduce, PackWeights, Pad,
-    Pool, Reduction, Source, Sums, select,
+    Affine, AvgPool, ConvBand, Gate, Images, Kernels, Moments, Normalize, NormalizeReduce, Pack, PadShortcut,
+    Reduction, Source, Sums, WeightGradientBand, select,
 };
-use resnet_native::{GROUP, Isa, Layout};
+use resnet_native::layout::gather::Gather;
+use resnet_native::layout::{LANE_GROUP, Layout};
 
 /// What sums in single precision may lose.
 const SUM: Tolerance = Tolerance { sum: 1e-6, result: 0.0 };
@@ -39,7 +41,7 @@ fn summed(precision: Precision) -> Tolerance {
     if precision == Precision::Tf32 { Tolerance { sum: 2e-5, ..SUM } } else { SUM }
 }
 
-/// The same where factors were worked out on load: they are rounded before they are multiplied.
+/// The same where factors were recomputed on load: they are rounded before they are multiplied.
 fn worked_out(precision: Precision, on_load: OnLoad) -> Tolerance {
     match (on_load, precision) {
         (OnLoad::Nothing, _) | (_, Precision::F32) => summed(precision),
@@ -123,9 +125,9 @@ impl Operand {
 
     /// A group of what [`pack`](Self::pack) gave.
     fn source<'a>(&'a self, layout: Layout, [first, second]: &'a [Vec<f32>; 2], group: usize) -> Source<'a> {
-        let len = layout.group_len(self.shape);
+        let len = layout.lane_group_len(self.shape);
         let place = group * len..(group + 1) * len;
-        let images = (self.images - group * GROUP).min(GROUP);
+        let images = (self.images - group * LANE_GROUP).min(LANE_GROUP);
         let affine = Affine { scale: &self.scale, shift: &self.shift };
         match self.on_load {
             OnLoad::Nothing => Source::Stored(&first[place]),
@@ -147,9 +149,9 @@ fn absolute(values: &[f64]) -> Vec<f64> {
 /// All groups of some images.
 fn pack(layout: Layout, images: &[f32], shape: Shape) -> Vec<f32> {
     let mut groups = Vec::new();
-    for images in images.chunks(GROUP * shape.len()) {
-        let mut group = vec![f32::NAN; layout.group_len(shape)];
-        layout.pack_group(images, shape, &mut group);
+    for images in images.chunks(LANE_GROUP * shape.len()) {
+        let mut group = vec![f32::NAN; layout.lane_group_len(shape)];
+        layout.pack_images(images, shape, &mut group);
         groups.extend(group);
     }
     groups
@@ -157,10 +159,10 @@ fn pack(layout: Layout, images: &[f32], shape: Shape) -> Vec<f32> {
 
 fn unpack(layout: Layout, groups: &[f32], shape: Shape, images: usize) -> Vec<f32> {
     let mut values = vec![0.0; images * shape.len()];
-    let images = values.chunks_mut(GROUP * shape.len());
+    let images = values.chunks_mut(LANE_GROUP * shape.len());
     images
-        .zip(groups.chunks(layout.group_len(shape)))
-        .for_each(|(images, group)| layout.unpack_group(group, shape, images));
+        .zip(groups.chunks(layout.lane_group_len(shape)))
+        .for_each(|(images, group)| layout.unpack_images(group, shape, images));
     values
 }
 
@@ -174,7 +176,7 @@ struct Lines {
 impl Lines {
     fn new(values: Vec<f32>) -> Self {
         let len = values.len();
-        let mut words = vec![0.0; len + GROUP];
+        let mut words = vec![0.0; len + LANE_GROUP];
         let first = words.as_ptr().align_offset(64);
         words[first..first + len].copy_from_slice(&values);
         Self { words, first, len }
@@ -188,10 +190,10 @@ impl Lines {
 /// The bits of the numbers that a word of some groups holds, or of parts of them, but for signs.
 fn numbers(layout: Layout, at: usize) -> &'static [u32] {
     /// Words of a tile in 24 bits: those of the upper halves, and all with the third bytes.
-    const TILE: [usize; 2] = [GROUP * GROUP, GROUP * GROUP * 3 / 2];
+    const TILE: [usize; 2] = [LANE_GROUP * LANE_GROUP, LANE_GROUP * LANE_GROUP * 3 / 2];
     match layout {
-        Layout::Tiled { planes: 2 } if at % TILE[1] >= TILE[0] => &[0xff, 0xff00, 0xff_0000, 0xff00_0000],
-        Layout::Tiled { planes: 1 | 2 } => &[0x7fff, 0x7fff_0000],
+        Layout::Tiles { planes: 2 } if at % TILE[1] >= TILE[0] => &[0xff, 0xff00, 0xff_0000, 0xff00_0000],
+        Layout::Tiles { planes: 1 | 2 } => &[0x7fff, 0x7fff_0000],
         _ => &[0x7fff_ffff],
     }
 }
@@ -227,24 +229,24 @@ impl Case {
     fn run(&self, kernels: &dyn Kernels, gather: &Gather, data: Data<'_>) -> (Vec<f32>, Vec<f32>) {
         let layout = kernels.layout();
         let mut weights = vec![f32::NAN; kernels.packed_len(gather)];
-        kernels.pack_weights(PackWeights { gather, weights: data.weights, packed: &mut weights });
+        kernels.pack(Pack { gather, weights: data.weights, packed: &mut weights });
         let input = data.input.pack(layout);
         let mut output = Lines::new(match data.before {
             Some(before) => pack(layout, before, gather.to),
-            None => vec![f32::NAN; self.images.div_ceil(GROUP) * layout.group_len(gather.to)],
+            None => vec![f32::NAN; self.images.div_ceil(LANE_GROUP) * layout.lane_group_len(gather.to)],
         });
         let output = output.words();
         let norm =
             if let Wanted::Gradient(norm) = data.wanted { norm.pack(layout, gather.to) } else { Default::default() };
         let mut totals = vec![0.0f64; 2 * gather.to.channels];
-        let group_len = layout.group_len(gather.to);
-        for (index, output) in output.chunks_mut(group_len).enumerate() {
+        let lane_group_len = layout.lane_group_len(gather.to);
+        for (index, output) in output.chunks_mut(lane_group_len).enumerate() {
             let input = data.input.source(layout, &input, index);
-            let images = (self.images - index * GROUP).min(GROUP);
+            let images = (self.images - index * LANE_GROUP).min(LANE_GROUP);
             let band_len = gather.to.height.div_ceil(2) * layout.row_len(gather.to);
             for (band, (rows, output)) in split(gather.to.height, 2).zip(output.chunks_mut(band_len)).enumerate() {
                 let mut sums = vec![f64::NAN; 2 * gather.to.channels];
-                let start = index * group_len + band * band_len;
+                let start = index * lane_group_len + band * band_len;
                 let place = start..start + output.len();
                 kernels.conv(ConvBand {
                     gather,
@@ -253,7 +255,7 @@ impl Case {
                     weights: &weights,
                     output,
                     accumulate: data.before.is_some(),
-                    streams: self.seed.is_multiple_of(2),
+                    non_temporal: self.seed.is_multiple_of(2),
                     sums: match data.wanted {
                         Wanted::Nothing => Sums::None,
                         Wanted::Moments(pivot) => Sums::Moments(Moments { pivot, sums: &mut sums, images }),
@@ -297,8 +299,8 @@ enum Rectifier {
 
 /// A batch norm whose output's gradient a convolution gives.
 struct Norm {
-    rectifier: Rectifier,
-    /// What it read, and what the rectifier after an addition gave.
+    relu: Rectifier,
+    /// What it read, and what the ReLU after an addition gave.
     input: Vec<f32>,
     rectified: Vec<f32>,
     scale: Vec<f32>,
@@ -308,36 +310,28 @@ struct Norm {
 }
 
 impl Norm {
-    fn new(precision: Precision, rectifier: Rectifier, seed: u64, images: usize, shape: Shape) -> Self {
+    fn new(precision: Precision, relu: Rectifier, seed: u64, images: usize, shape: Shape) -> Self {
         let per_channel = |salt| noise(seed ^ salt, shape.channels);
         let [scale, shift, mean, inv_std] = [31, 32, 33, 34].map(per_channel);
         let mut input = values(precision, seed ^ 35, images * shape.len());
         for (index, input) in input.iter_mut().enumerate() {
             let channel = channel_of(index, shape);
             let is_at_the_gate = |value: f32| (scale[channel] * value + shift[channel]).abs() < 1e-5;
-            // Rounding decides which side of the rectifier this falls on: it must not matter.
+            // Rounding decides which side of the ReLU this falls on: it must not matter.
             if is_at_the_gate(*input) {
                 *input = if is_at_the_gate(1.0) { -1.0 } else { 1.0 };
             }
         }
-        Self {
-            rectifier,
-            input,
-            rectified: values(precision, seed ^ 36, images * shape.len()),
-            scale,
-            shift,
-            mean,
-            inv_std,
-        }
+        Self { relu, input, rectified: values(precision, seed ^ 36, images * shape.len()), scale, shift, mean, inv_std }
     }
 
-    /// What it read and what the rectifier gave.
+    /// What it read and what the ReLU gave.
     fn pack(&self, layout: Layout, shape: Shape) -> [Vec<f32>; 2] {
         [&self.input, &self.rectified].map(|values| pack(layout, values, shape))
     }
 
     fn reduction<'a>(&'a self, [input, rectified]: [&'a [f32]; 2], sums: &'a mut [f64]) -> Reduction<'a> {
-        let gate = match self.rectifier {
+        let gate = match self.relu {
             Rectifier::None => Gate::Open,
             Rectifier::OfInput => Gate::Input(Affine { scale: &self.scale, shift: &self.shift }),
             Rectifier::OfSum => Gate::Output(rectified),
@@ -351,7 +345,7 @@ impl Norm {
         for (index, (value, magnitude)) in gradient.values.iter_mut().zip(&mut gradient.magnitudes).enumerate() {
             let channel = channel_of(index, shape);
             let input = f64::from(self.input[index]);
-            let open = match self.rectifier {
+            let open = match self.relu {
                 Rectifier::None => true,
                 Rectifier::OfInput => f64::from(self.scale[channel]) * input + f64::from(self.shift[channel]) > 0.0,
                 Rectifier::OfSum => self.rectified[index] > 0.0,
@@ -396,7 +390,7 @@ proptest! {
 
     #[test]
     fn convolution_and_its_moments(case in cases(), on_load in on_load()) {
-        let (conv, gather) = (&case.conv, case.conv.gather(Direction::Forward));
+        let (conv, gather) = (&case.conv, Gather::new(&case.conv, Direction::Forward));
         for precision in Precision::ALL {
             let x = Operand::new(precision, on_load, case.seed, case.images, case.input());
             let w = values(precision, case.seed ^ 1, conv.weight_len());
@@ -417,9 +411,9 @@ proptest! {
 
     #[test]
     fn gradient_by_the_input_replacing_and_adding(
-        case in cases(), on_load in on_load(), accumulate: bool, rectifier in rectifiers(),
+        case in cases(), on_load in on_load(), accumulate: bool, relu in rectifiers(),
     ) {
-        let (conv, gather) = (&case.conv, case.conv.gather(Direction::Backward));
+        let (conv, gather) = (&case.conv, Gather::new(&case.conv, Direction::Backward));
         for precision in Precision::ALL {
             let g = Operand::new(precision, on_load, case.seed, case.images, case.output());
             let w = values(precision, case.seed ^ 1, conv.weight_len());
@@ -432,7 +426,7 @@ proptest! {
                 exact.values.iter_mut().zip(&before).for_each(|(value, &b)| *value += f64::from(b));
                 exact.magnitudes.iter_mut().zip(&before).for_each(|(value, b)| *value += f64::from(b.abs()));
             }
-            let norm = rectifier.map(|kind| Norm::new(precision, kind, case.seed, case.images, case.input()));
+            let norm = relu.map(|kind| Norm::new(precision, kind, case.seed, case.images, case.input()));
             let expected_sums = norm.as_ref().map(|norm| norm.reduce(&mut exact, case.input()));
             for kernels in all_kernels(precision) {
                 let wanted = norm.as_ref().map_or(Wanted::Nothing, Wanted::Gradient);
@@ -457,7 +451,7 @@ proptest! {
             let x = Operand::new(precision, input, case.seed, case.images, case.input());
             let g = Operand::new(precision, gradient, case.seed ^ 1, case.images, case.output());
             let run = |x: &[f64], g: &[f64]| {
-                reference::conv_weights(conv, case.images, case.input(), case.output(), x, g).values
+                reference::weight_gradient(conv, case.images, case.input(), case.output(), x, g).values
             };
             let exact_g = g.exact();
             let exact = Exact {
@@ -482,16 +476,16 @@ proptest! {
         let extent = |side: usize| (side + 2 * padding - kernel) / stride + 1;
         let output = Shape::new(4, extent(input.height), extent(input.width));
         let conv = Conv2d::new(input, output, kernel, stride, padding);
-        let images = case.images.min(GROUP);
+        let images = case.images.min(LANE_GROUP);
         for precision in Precision::ALL {
             let x = values(precision, case.seed, images * input.len());
             for kernels in all_kernels(precision) {
                 let layout = kernels.layout();
                 let shape = layout.image_shape(&conv);
-                let mut group = Lines::new(vec![f32::NAN; layout.group_len(shape)]);
-                kernels.load_images(Images { images: &x, conv: &conv, group: group.words(), streams: true });
+                let mut group = Lines::new(vec![f32::NAN; layout.lane_group_len(shape)]);
+                kernels.load_images(Images { images: &x, conv: &conv, group: group.words(), non_temporal: true });
                 let found = unpack_checked(layout, group.words(), shape, images);
-                let expected = if matches!(layout, Layout::Tiled { .. }) { patches(&conv, &x) } else { x.clone() };
+                let expected = if matches!(layout, Layout::Tiles { .. }) { patches(&conv, &x) } else { x.clone() };
                 prop_assert_eq!(found, expected, "{} {}", kernels.isa().name(), precision.name());
             }
         }
@@ -499,7 +493,7 @@ proptest! {
 
     #[test]
     fn normalisation_and_its_gradient(
-        channels in 1usize..=130, height in 1usize..8, width in 1usize..12, images in 1usize..=GROUP,
+        channels in 1usize..=130, height in 1usize..8, width in 1usize..12, images in 1usize..=LANE_GROUP,
         relu: bool, residual: bool, seed: u64,
     ) {
         let shape = Shape::new(channels, height, width);
@@ -530,7 +524,7 @@ proptest! {
                     (if relu { sum.max(0.0) } else { sum }, 3.0)
                 }).assert_close(&z, tolerance, name);
 
-                // After an addition the output tells what the rectifier let through, else the input.
+                // After an addition the output tells what the ReLU let through, else the input.
                 let affine = Affine { scale: &scale, shift: &shift };
                 let gate = match (relu, residual) {
                     (false, _) => Gate::Open,
@@ -556,7 +550,7 @@ proptest! {
     #[test]
     fn padding_pooling_and_their_gradients(
         channels in 1usize..70, more in 0usize..70, height in 1usize..9, width in 1usize..9, stride in 1usize..=2,
-        images in 1usize..=GROUP, seed: u64,
+        images in 1usize..=LANE_GROUP, seed: u64,
     ) {
         let narrow = Shape::new(channels, height, width);
         let wide = Shape::new(channels + more, height.div_ceil(stride), width.div_ceil(stride));
@@ -569,26 +563,26 @@ proptest! {
                 let name = &format!("{} {}", kernels.isa().name(), precision.name());
                 let (input, gradient) = (pack(layout, &x, narrow), pack(layout, &g, wide));
                 let mut output = vec![f32::NAN; gradient.len()];
-                kernels.pad(Pad { narrow, wide, stride, input: &input, output: &mut output });
+                kernels.pad_shortcut(PadShortcut { narrow, wide, stride, input: &input, output: &mut output });
                 let mut back = vec![f32::NAN; input.len()];
-                kernels.pad_backward(Pad { narrow, wide, stride, input: &gradient, output: &mut back });
+                kernels.pad_shortcut_backward(PadShortcut { narrow, wide, stride, input: &gradient, output: &mut back });
                 let (padded, cut) = padding(&x, &g, narrow, wide, stride);
                 prop_assert_eq!(unpack_checked(layout, &output, wide, images), padded, "{}", name);
                 prop_assert_eq!(unpack_checked(layout, &back, narrow, images), cut, "{}", name);
 
                 let mean_shape = Shape::new(channels, 1, 1);
                 let pixels = height * width;
-                let mut mean = vec![f32::NAN; Layout::Interleaved.group_len(mean_shape)];
-                kernels.pool(Pool { shape: narrow, input: &input, output: &mut mean });
+                let mut mean = vec![f32::NAN; Layout::Lanes.lane_group_len(mean_shape)];
+                kernels.avg_pool(AvgPool { shape: narrow, input: &input, output: &mut mean });
                 let planes = x.chunks(pixels).map(|plane| {
                     let sum = |f: fn(f32) -> f32| plane.iter().map(|&v| f64::from(f(v))).sum::<f64>() / pixels as f64;
                     (sum(|v| v), sum(f32::abs))
                 });
                 let (values, magnitudes) = planes.unzip();
                 Exact { values, magnitudes }
-                    .assert_close(&unpack(Layout::Interleaved, &mean, mean_shape, images), SUM, name);
-                let packed = pack(Layout::Interleaved, &means, mean_shape);
-                kernels.pool_backward(Pool { shape: narrow, input: &packed, output: &mut back });
+                    .assert_close(&unpack(Layout::Lanes, &mean, mean_shape, images), SUM, name);
+                let packed = pack(Layout::Lanes, &means, mean_shape);
+                kernels.avg_pool_backward(AvgPool { shape: narrow, input: &packed, output: &mut back });
                 each(&x, narrow, |i, _| {
                     let share = f64::from(means[i / pixels]) / pixels as f64;
                     (share, share.abs())
@@ -604,7 +598,7 @@ fn exact_products(operand: &Exact, weights: &[f64], run: impl Fn(&[f64], &[f64])
     Exact { values, magnitudes: run(&operand.magnitudes, &absolute(weights)) }
 }
 
-/// The gradient by the weights, summed over bands of rows, parts of the outputs and sets of groups.
+/// The weight gradient, summed over bands of rows, parts of the outputs and sets of groups.
 fn weight_gradient(
     kernels: &dyn Kernels,
     case: &Case,
@@ -616,7 +610,7 @@ fn weight_gradient(
     let (input, gradient) = (x.pack(layout), g.pack(layout));
     let per_output = kernels.gradient_len(conv) / conv.outputs;
     let mut summed = vec![0.0f32; kernels.gradient_len(conv)];
-    let groups: Vec<_> = (0..case.images.div_ceil(GROUP)).collect();
+    let groups: Vec<_> = (0..case.images.div_ceil(LANE_GROUP)).collect();
     for set in groups.chunks(layout.weight_groups()) {
         let inputs: Vec<_> = set.iter().map(|&group| x.source(layout, &input, group)).collect();
         let output_gradients: Vec<_> = set.iter().map(|&group| g.source(layout, &gradient, group)).collect();
@@ -628,7 +622,7 @@ fn weight_gradient(
                     0..summed.len()
                 };
                 let mut part = vec![f32::NAN; range.len()];
-                kernels.conv_weights(ConvWeightsBand {
+                kernels.weight_gradient(WeightGradientBand {
                     conv,
                     rows: rows.clone(),
                     inputs: &inputs,
@@ -650,7 +644,7 @@ fn weight_gradient(
 
 /// What each tap of a convolution reads for each pixel it writes: `[image][channel, row, column][pixel]`.
 fn patches(conv: &Conv2d, images: &[f32]) -> Vec<f32> {
-    let (input, output, shape) = (conv.input(), conv.output(), conv.patches());
+    let (input, output, shape) = (conv.input(), conv.output(), conv.im2col());
     let (kernel, stride, padding) = (conv.vertical.kernel, conv.vertical.stride, conv.vertical.padding);
     let mut found = Vec::new();
     for image in images.chunks(input.len()) {

@@ -135,7 +135,7 @@ fn gradients_equal_finite_differences_on_every_instruction_set() {
     }
 }
 
-/// Signs that rounding turns at a rectifier make the gradients of a network at its start differ by a tenth and
+/// Signs that rounding turns at a ReLU make the gradients of a network at its start differ by a tenth and
 /// more in bf16, most where nothing shortens the way; that each kernel is exact but for its rounding is for the tests
 /// of the kernels, that they are put together rightly for this one.
 #[test]
@@ -368,8 +368,8 @@ fn graphs_the_engine_cannot_run_are_refused_by_name() {
     let mut lone_relu = Graph::new(INPUT);
     let conv = lone_relu.conv("conv1", Graph::INPUT, 4, 3, 1);
     let relu = lone_relu.relu("lonely", conv);
-    let pool = lone_relu.global_avg_pool("avgpool", relu);
-    lone_relu.linear("fc", pool, 2);
+    let avg_pool = lone_relu.global_avg_pool("avgpool", relu);
+    lone_relu.linear("fc", avg_pool, 2);
     assert!(refused(&lone_relu).contains("lonely"));
     let mut no_pooling = Graph::new(INPUT);
     let conv = no_pooling.conv("conv1", Graph::INPUT, 4, 3, 1);

@@ -1,10 +1,10 @@
 //! Batch norm with known statistics is a factor and a summand of each channel: the factor goes into the weights of
 //! the convolution before it, the summand becomes its bias.
 
-use super::network::{Conv, Linear, Network, Weights};
-use crate::program::Program;
-use crate::statistics::running_affine;
-use crate::team::Team;
+use super::plan::{Conv, Linear, Network, Weights};
+use crate::threads::Team;
+use crate::train::norm_values::running_affine;
+use crate::train::program::Program;
 
 /// Folds and packs all weights.
 pub fn fold(
@@ -33,14 +33,14 @@ pub fn fold(
     }
     team.for_each(jobs.into_iter(), |(conv, packed, bias)| {
         let (weights, summands) = folded(conv, program, parameters, statistics);
-        conv.walk.pack_weights(&weights, packed);
+        conv.windows.pack(&weights, packed);
         bias[..summands.len()].copy_from_slice(&summands);
     });
 }
 
 /// Weights `[out][in][row][column]` and bias of a convolution with its batch norm; in double precision up to here.
 fn folded(conv: &Conv, program: &Program, parameters: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let geometry = &conv.walk.conv;
+    let geometry = &conv.windows.conv;
     let mut weights = match &conv.weights {
         Weights::Learned(range) => parameters[range.clone()].to_vec(),
         Weights::Shift(channels) => {

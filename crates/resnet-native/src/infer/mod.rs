@@ -6,25 +6,18 @@
 //! neither their number nor that of threads shows in the result.
 
 mod fold;
-mod network;
-mod pixels;
-mod walk;
+mod plan;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::arena::Arena;
-use crate::kernels::{PixelConv, PixelKernels, PixelLoad, PixelPool};
+use crate::kernels::{PixelAvgPool, PixelConv, PixelKernels, PixelLoad};
+use crate::memory::Arena;
 use crate::profile::StepTime;
-use crate::program::Program;
-use crate::team::Team;
-use network::{Layer, Network, Op};
+use crate::threads::Team;
+use crate::train::program::Program;
+use plan::{Layer, Network, Op};
 use resnet_graph::Work;
-
-pub(crate) use pixels::TILE_ROWS;
-pub use pixels::{Format, NARROW_BLOCK, Pixels, Reach};
-pub(crate) use walk::PixelTile;
-pub use walk::Walk;
 
 /// A network ready to infer.
 pub struct Inference {
@@ -144,7 +137,7 @@ impl Worker {
                 let reads = [layer.input, residual.unwrap_or(layer.input)];
                 let ([input, added], [output]) = self.arena.borrow(reads, [layer.output]);
                 kernels.conv(PixelConv {
-                    walk: &conv.walk,
+                    windows: &conv.windows,
                     input,
                     weights: &packed[conv.packed.clone()],
                     bias: &packed[conv.bias.clone()],
@@ -153,9 +146,9 @@ impl Worker {
                     relu,
                 });
             }
-            Op::Pool(pixels) => {
+            Op::AvgPool(pixels) => {
                 let ([input], [output]) = self.arena.borrow([layer.input], [layer.output]);
-                kernels.pool(PixelPool { pixels: &pixels, input, output });
+                kernels.avg_pool(PixelAvgPool { pixels: &pixels, input, output });
             }
             Op::Linear(linear) => {
                 let ([input], [output]) = self.arena.borrow([layer.input], [layer.output]);

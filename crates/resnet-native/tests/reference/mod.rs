@@ -83,7 +83,7 @@ pub fn conv_input(conv: &Conv2d, images: usize, input: Shape, output: Shape, g: 
     exact
 }
 
-pub fn conv_weights(conv: &Conv2d, images: usize, input: Shape, output: Shape, x: &[f64], g: &[f64]) -> Exact {
+pub fn weight_gradient(conv: &Conv2d, images: usize, input: Shape, output: Shape, x: &[f64], g: &[f64]) -> Exact {
     let mut exact = Exact::zeros(output.channels * input.channels * conv.vertical.kernel.pow(2));
     products(conv, images, input, output, |from, to, weight| exact.add(weight, x[from] * g[to]));
     exact

@@ -1,0 +1,315 @@
+//! Convolution: a tile of output channels by output pixels stays in registers while the taps and the
+//! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
+
+use super::normalize::masked;
+use super::rows::Rows;
+use super::{Vector, winograd};
+use crate::geometry::{Run, Tap};
+use crate::kernels::train::MAX_KERNEL;
+use crate::kernels::winograd::fits;
+use crate::kernels::{ConvBand, Gate, Sums};
+use crate::layout::{LANE_GROUP, lane_mask};
+
+/// Taps of the largest kernel.
+const MAX_TAPS: usize = MAX_KERNEL * MAX_KERNEL;
+
+/// Where a tap reads for the first pixel of a tile, and where its weights are; in floats.
+#[derive(Clone, Copy, Default)]
+pub struct Place {
+    pub input: usize,
+    pub weights: usize,
+}
+
+/// Computes a band with `K` channels by `P` pixels in registers, or by `Q` quads at a point of [`winograd`].
+///
+/// # Safety
+/// See the [module](super).
+#[inline(always)]
+pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const Q: usize>(band: ConvBand<'_>) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if fits(&band.gather.conv) {
+            winograd::conv::<V, K, Q>(band);
+        } else {
+            direct::<V, K, P>(band);
+        }
+    }
+}
+
+/// # Safety
+/// See the [module](super).
+#[inline(always)]
+unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) {
+    let gather = band.gather;
+    let (in_channels, out_channels) = (gather.from.channels, gather.to.channels);
+    let pixel = in_channels * LANE_GROUP;
+    // SAFETY: rows read lie inside the input.
+    let rows = unsafe { Rows::new::<V>(band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel) };
+    let block_len = gather.kernel * gather.kernel * in_channels * K;
+    let non_temporal = band.non_temporal();
+    let mut sums = band.sums;
+    for first in (0..out_channels).step_by(K) {
+        let mut tile = Tile::<'_, V, K> {
+            input: rows.group(),
+            in_channels,
+            // SAFETY: packed weights hold a block for every `K` channels.
+            weights: unsafe { band.weights.as_ptr().add(first / K * block_len) },
+            channels: K.min(out_channels - first),
+            accumulate: band.accumulate,
+            // SAFETY: no memory is touched.
+            sums: unsafe { [[V::splat(0.0); 2]; K] },
+            pivot: [0.0; K],
+            mask: lane_mask(sums.images()),
+            output: band.output.as_mut_ptr(),
+            first,
+            measured: Measured::of(&sums),
+            non_temporal,
+        };
+        let mut totals = [[0.0f64; 2]; K];
+        if !matches!(tile.measured, Measured::Nothing) {
+            tile.pivot[..tile.channels].copy_from_slice(&sums.pivot()[first..first + tile.channels]);
+        }
+        for (index, row) in band.rows.clone().enumerate() {
+            for run in &gather.columns {
+                let mut places = [Place::default(); MAX_TAPS];
+                let count =
+                    list_places(&gather.rows[row], run, gather.kernel, gather.from.width, pixel, K, &mut places);
+                let places = &places[..count];
+                let mut done = 0;
+                while done < run.count {
+                    let pixels = P.min(run.count - done);
+                    let at =
+                        ((index * gather.to.width + run.start + done * run.step) * out_channels + first) * LANE_GROUP;
+                    let steps = Steps {
+                        input: done * run.from_step * pixel,
+                        input_step: run.from_step * pixel,
+                        output_step: run.step * out_channels * LANE_GROUP,
+                    };
+                    // SAFETY: the pixel lies inside the output; `list_places` gives taps inside the input.
+                    unsafe {
+                        match pixels {
+                            1 => tile.run::<1>(places, steps, at),
+                            2 => tile.run::<2>(places, steps, at),
+                            3 => tile.run::<3>(places, steps, at),
+                            _ => unreachable!("tiles are at most three pixels wide"),
+                        }
+                    }
+                    done += pixels;
+                }
+            }
+            if !matches!(tile.measured, Measured::Nothing) {
+                // SAFETY: no memory is touched.
+                unsafe { tile.flush_sums(&mut totals) };
+            }
+        }
+        if !matches!(tile.measured, Measured::Nothing) {
+            sums.totals()[2 * first..][..2 * tile.channels].copy_from_slice(totals[..tile.channels].as_flattened());
+        }
+    }
+    sums.finish();
+    // SAFETY: passed on from the caller.
+    unsafe { V::fence() };
+}
+
+/// What [`Sums`] ask of the values written.
+#[derive(Clone, Copy)]
+pub enum Measured<'a> {
+    Nothing,
+    Moments,
+    /// Masked by the ReLU first, with what the batch norm read.
+    Gradient(Gate<'a>, *const f32),
+}
+
+impl<'a> Measured<'a> {
+    pub fn of(sums: &Sums<'a>) -> Self {
+        match sums {
+            Sums::None => Self::Nothing,
+            Sums::Moments(_) => Self::Moments,
+            Sums::Gradient(reduction) => Self::Gradient(reduction.gate, reduction.input.as_ptr()),
+        }
+    }
+
+    /// Adds a value to the sums of its channel: its distance from the pivot and the square of that, or the gradient and
+    /// the same times the distance of the batch norm's input from the pivot. Returns what is to be written.
+    ///
+    /// # Safety
+    /// `at` lies inside what the gradient is summed with; the channel exists.
+    #[inline(always)]
+    pub unsafe fn add<V: Vector>(
+        self,
+        value: V,
+        at: usize,
+        channel: usize,
+        [pivot, mask]: [V; 2],
+        sums: &mut [V; 2],
+    ) -> V {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match self {
+                Self::Nothing => value,
+                Self::Moments => {
+                    let centred = value.sub(pivot).mul(mask);
+                    *sums = [sums[0].add(centred), centred.mul_add(centred, sums[1])];
+                    value
+                }
+                Self::Gradient(gate, input) => {
+                    let input = V::load(input.add(at));
+                    let g = masked(gate, value, input, at, channel);
+                    *sums = [sums[0].add(g), g.mul_add(input.sub(pivot), sums[1])];
+                    g
+                }
+            }
+        }
+    }
+}
+
+/// Lists where the taps of a row and a run read; returns how many there are.
+#[inline(always)]
+fn list_places(
+    rows: &[Tap],
+    run: &Run,
+    kernel: usize,
+    from_width: usize,
+    pixel: usize,
+    block: usize,
+    places: &mut [Place; MAX_TAPS],
+) -> usize {
+    let mut count = 0;
+    for row in rows {
+        for column in &run.taps {
+            places[count] = Place {
+                input: (row.from * from_width + column.from) * pixel,
+                weights: (row.kernel * kernel + column.kernel) * (pixel / LANE_GROUP) * block,
+            };
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Distances in floats between the pixels of a tile.
+#[derive(Clone, Copy)]
+struct Steps {
+    /// From the places to the first pixel.
+    input: usize,
+    input_step: usize,
+    output_step: usize,
+}
+
+/// Sums over some places and all channels read, for `K` channels written of `P` pixels, or quads, `step` floats apart.
+///
+/// # Safety
+/// The places, for all `P`, lie inside `input`; `weights` hold `K` values for each place and channel; the machine has the
+/// vector's instructions.
+#[inline(always)]
+pub unsafe fn multiply<V: Vector, const K: usize, const P: usize>(
+    places: &[Place],
+    (input, step): (*const f32, usize),
+    weights: *const f32,
+    channels: usize,
+) -> [[V; P]; K] {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut sums = [[V::splat(0.0); P]; K];
+        for place in places {
+            let mut input = input.add(place.input);
+            let mut weights = weights.add(place.weights);
+            for _ in 0..channels {
+                let mut pixels = [V::splat(0.0); P];
+                for p in 0..P {
+                    pixels[p] = V::load(input.add(p * step));
+                }
+                for k in 0..K {
+                    let weight = V::splat(*weights.add(k));
+                    for p in 0..P {
+                        sums[k][p] = pixels[p].mul_add(weight, sums[k][p]);
+                    }
+                }
+                input = input.add(LANE_GROUP);
+                weights = weights.add(K);
+            }
+        }
+        sums
+    }
+}
+
+/// `K` output channels of a band.
+struct Tile<'a, V, const K: usize> {
+    input: *const f32,
+    in_channels: usize,
+    weights: *const f32,
+    /// How many of the `K` channels exist.
+    channels: usize,
+    accumulate: bool,
+    /// For each channel, sums over the current row.
+    sums: [[V; 2]; K],
+    pivot: [f32; K],
+    mask: [f32; LANE_GROUP],
+    output: *mut f32,
+    /// The first channel.
+    first: usize,
+    measured: Measured<'a>,
+    /// Whether the output is written with non-temporal stores.
+    non_temporal: bool,
+}
+
+impl<V: Vector, const K: usize> Tile<'_, V, K> {
+    /// Computes `P` pixels.
+    ///
+    /// # Safety
+    /// The places, moved by the steps, lie inside the input, and the pixels inside the output.
+    #[inline(always)]
+    unsafe fn run<const P: usize>(&mut self, places: &[Place], steps: Steps, at: usize) {
+        for part in (0..LANE_GROUP).step_by(V::LANES) {
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let input = self.input.add(steps.input + part);
+                let accumulators =
+                    multiply::<V, K, P>(places, (input, steps.input_step), self.weights, self.in_channels);
+                self.store::<P>(&accumulators, part, at + part, steps.output_step);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`run`](Self::run).
+    #[inline(always)]
+    unsafe fn store<const P: usize>(&mut self, accumulators: &[[V; P]; K], part: usize, at: usize, step: usize) {
+        // SAFETY: passed on from the caller; only channels that exist are written.
+        unsafe {
+            let mask = V::load(self.mask.as_ptr().add(part));
+            for k in 0..K {
+                if k >= self.channels {
+                    break;
+                }
+                let factors = [V::splat(self.pivot[k]), mask];
+                for p in 0..P {
+                    let at = at + p * step + k * LANE_GROUP;
+                    let mut value = accumulators[k][p];
+                    if self.accumulate {
+                        value = value.add(V::load(self.output.add(at)));
+                    }
+                    let value = self.measured.add(value, at, self.first + k, factors, &mut self.sums[k]);
+                    value.store_either(self.output.add(at), self.non_temporal);
+                }
+            }
+        }
+    }
+
+    /// Moves the sums of a row on to double precision.
+    ///
+    /// # Safety
+    /// The machine has the vector's instructions.
+    #[inline(always)]
+    unsafe fn flush_sums(&mut self, totals: &mut [[f64; 2]; K]) {
+        for (sums, totals) in self.sums.iter_mut().zip(totals) {
+            for (sum, total) in sums.iter_mut().zip(totals) {
+                // SAFETY: no memory is touched.
+                unsafe {
+                    *total += f64::from(sum.sum());
+                    *sum = V::splat(0.0);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The algorithms of training on [lane groups](crate::layout::Layout::Lanes), generic over a vector type.
+//!
+//! Every function here is `#[inline(always)]` so that it is compiled inside the `#[target_feature]` function
+//! that calls it (closures are not, so none of them touches a vector), and is unsafe for one reason: the
+//! caller has checked the lengths of the band and runs it on a machine that has the vector's instructions.
+
+#![expect(clippy::needless_range_loop, reason = "loops over registers read better, and unroll, by index")]
+
+mod conv;
+mod normalize;
+mod pack;
+mod peak;
+mod rows;
+mod shortcut_pool;
+mod weight_gradient;
+mod winograd;
+
+use super::vector::Vector;
+
+pub use conv::conv;
+pub use normalize::{normalize, normalize_reduce};
+pub use pack::{gradient_len, pack, packed_len, unpack_gradient};
+pub use peak::peak;
+pub use shortcut_pool::{avg_pool, avg_pool_backward, pad_shortcut, pad_shortcut_backward};
+pub use weight_gradient::weight_gradient;

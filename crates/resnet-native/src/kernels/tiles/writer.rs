@@ -1,0 +1,262 @@
+//! What becomes of a convolution's sums: tiles of its output, and sums over that for a batch norm.
+
+use super::channels::{PaddedGate, PerChannel};
+use super::{Pair, TileUnit, Vector, ZERO, load, padded, store_either};
+use crate::kernels::{ConvBand, Sums};
+use crate::layout::tiles::{HALF, TILE, Tiling, stored_tile};
+
+/// Tiles that are summed in single precision before the sums move on to double.
+const TILES_PER_FLUSH: usize = 16;
+
+/// Writes a band, block by block.
+pub struct Writer<'a, const PLANES: usize> {
+    output: &'a mut [f32],
+    tiling: Tiling,
+    accumulate: bool,
+    /// Whether tiles are written with non-temporal stores.
+    non_temporal: bool,
+    measure: Measure<'a>,
+}
+
+/// A tile of a band.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// Row of pixels.
+    pub row: usize,
+    /// Column of tiles.
+    pub column: usize,
+    /// Block of channels.
+    pub block: usize,
+}
+
+impl<'a, const PLANES: usize> Writer<'a, PLANES> {
+    /// Writes a band's output, and takes its sums.
+    pub fn new(band: ConvBand<'a>) -> Self {
+        let (tiling, non_temporal) = (Tiling::new(band.gather.to), band.non_temporal());
+        let ConvBand { output, accumulate, sums, .. } = band;
+        Self { output, tiling, accumulate, non_temporal, measure: Measure::new(sums, tiling) }
+    }
+
+    /// Writes a tile, given as floats half by half; a half without a pixel becomes zero.
+    ///
+    /// # Safety
+    /// The place lies inside the band, `values` are tiles, and the machine has the unit's instructions.
+    #[inline(always)]
+    pub unsafe fn write<U: TileUnit>(&mut self, place: Place, values: [*const f32; 2]) {
+        let tile = (place.row * self.tiling.columns + place.column) * self.tiling.blocks + place.block;
+        let at = tile * stored_tile(PLANES);
+        let halves = self.tiling.halves(place.column);
+        let filled = if halves == 2 { values } else { [values[0], ZERO[0].as_ptr()] };
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if let Factors::Gradient { .. } = self.measure.factors {
+                self.store_gradient::<U>(filled, at, place.block);
+            } else {
+                self.store::<U>(filled, at);
+                self.measure.add::<U::Vector>(values, place.block, halves);
+            }
+        }
+    }
+
+    /// Ends a row of a block.
+    pub fn end_row(&mut self, block: usize) {
+        self.measure.end_row(block);
+    }
+
+    /// Ends a block, to which the band may come back.
+    pub fn end_block(&mut self, block: usize) {
+        self.measure.flush(block);
+    }
+
+    /// Gives the sums out.
+    ///
+    /// # Safety
+    /// The machine has the vector's instructions.
+    pub unsafe fn finish<V: Vector>(mut self) {
+        // SAFETY: passed on from the caller.
+        unsafe { V::fence() };
+        self.measure.finish();
+    }
+
+    /// Rounds values to their tile.
+    ///
+    /// # Safety
+    /// As for [`write`](Self::write), with the tile's place in the band.
+    #[inline(always)]
+    unsafe fn store<U: TileUnit>(&mut self, [low, high]: [*const f32; 2], at: usize) {
+        let output = self.output.as_mut_ptr().wrapping_add(at);
+        for part in (0..TILE).step_by(U::Vector::LANES) {
+            // SAFETY: inside the tiles.
+            unsafe {
+                let (mut low, mut high) = (U::Vector::load(low.add(part)), U::Vector::load(high.add(part)));
+                if self.accumulate {
+                    let before = load::<U::Vector, PLANES>(output, part);
+                    (low, high) = (low.add(before.0), high.add(before.1));
+                }
+                store_either::<U, PLANES>((low, high), output, part, self.non_temporal);
+            }
+        }
+    }
+
+    /// Masks values by the ReLU, rounds them to their tile and sums them for a batch norm's gradient.
+    ///
+    /// # Safety
+    /// As for [`store`](Self::store).
+    #[inline(always)]
+    unsafe fn store_gradient<U: TileUnit>(&mut self, [low, high]: [*const f32; 2], at: usize, block: usize) {
+        let output = self.output.as_mut_ptr().wrapping_add(at);
+        let Measure { factors: Factors::Gradient { mean, gate, input }, block: totals, .. } = &mut self.measure else {
+            return;
+        };
+        for part in (0..HALF).step_by(U::Vector::LANES) {
+            // SAFETY: inside the tiles.
+            unsafe {
+                let mean: Pair<U::Vector> = mean.load(block, part);
+                let gate = gate.load(block, part);
+                let mut sums = [U::Vector::splat(0.0); 4];
+                for image in (part..TILE).step_by(HALF) {
+                    let mut g = (U::Vector::load(low.add(image)), U::Vector::load(high.add(image)));
+                    if self.accumulate {
+                        let before = load::<U::Vector, PLANES>(output, image);
+                        g = (g.0.add(before.0), g.1.add(before.1));
+                    }
+                    let y = load::<U::Vector, PLANES>(input.add(at), image);
+                    let g = gate.mask::<PLANES>(g, y, at, image);
+                    store_either::<U, PLANES>(g, output, image, self.non_temporal);
+                    sums[0] = sums[0].add(g.0);
+                    sums[1] = g.0.mul_add(y.0.sub(mean.0), sums[1]);
+                    sums[2] = sums[2].add(g.1);
+                    sums[3] = g.1.mul_add(y.1.sub(mean.1), sums[3]);
+                }
+                for which in 0..4 {
+                    let total = totals.0.as_mut_ptr().add(which * HALF + part);
+                    U::Vector::load(total).add(sums[which]).store(total);
+                }
+            }
+        }
+    }
+}
+
+/// [`Sums`] over a band's output, added up block by block.
+struct Measure<'a> {
+    sums: Sums<'a>,
+    factors: Factors<'a>,
+    tiling: Tiling,
+    /// Of the current block.
+    block: BlockSums,
+    /// `[block][half][2][channel]`.
+    totals: Vec<f64>,
+    /// Tiles since the sums moved on.
+    tiles: usize,
+}
+
+/// What is summed.
+enum Factors<'a> {
+    Nothing,
+    /// `y - pivot` and its square, over some images.
+    Moments {
+        pivot: Vec<f32>,
+        images: usize,
+    },
+    /// `g`, masked, and `g * (input - mean)`.
+    Gradient {
+        mean: PerChannel,
+        gate: PaddedGate<'a>,
+        input: *const f32,
+    },
+}
+
+impl<'a> Measure<'a> {
+    fn new(sums: Sums<'a>, tiling: Tiling) -> Self {
+        let factors = match &sums {
+            Sums::None => Factors::Nothing,
+            Sums::Moments(moments) => Factors::Moments { pivot: padded(moments.pivot), images: moments.images },
+            Sums::Gradient(reduction) => Factors::Gradient {
+                mean: PerChannel::new(reduction.mean, tiling),
+                gate: PaddedGate::new(reduction.gate, tiling),
+                input: reduction.input.as_ptr(),
+            },
+        };
+        let totals = if let Factors::Nothing = factors { 0 } else { 4 * HALF * tiling.blocks };
+        Self { sums, factors, tiling, block: BlockSums([0.0; 4 * HALF]), totals: vec![0.0; totals], tiles: 0 }
+    }
+
+    /// Adds the moments of a tile of the current block.
+    ///
+    /// # Safety
+    /// `values` are tiles of floats.
+    #[inline(always)]
+    unsafe fn add<V: Vector>(&mut self, values: [*const f32; 2], block: usize, halves: usize) {
+        let Factors::Moments { pivot, images } = &self.factors else { return };
+        for (half, &values) in values.iter().enumerate().take(halves) {
+            let chunk = if self.tiling.pixels == 2 { 0 } else { 2 * block + half };
+            let pivot = pivot[chunk * HALF..].as_ptr();
+            // SAFETY: passed on from the caller; the pivots are filled up to whole chunks.
+            unsafe { self.block.add::<V>(half, values, pivot, *images) };
+        }
+    }
+
+    fn end_row(&mut self, block: usize) {
+        self.tiles += self.tiling.columns;
+        if self.tiles >= TILES_PER_FLUSH {
+            self.flush(block);
+        }
+    }
+
+    /// Moves the sums on to double precision.
+    fn flush(&mut self, block: usize) {
+        self.tiles = 0;
+        let totals = self.totals.chunks_exact_mut(4 * HALF).nth(block).unwrap_or_default();
+        for (sum, total) in self.block.0.iter_mut().zip(totals) {
+            *total += f64::from(std::mem::take(sum));
+        }
+    }
+
+    /// Gives the sums out as `[channel][2]`; both halves belong to the same channels where a tile
+    /// holds two pixels.
+    fn finish(&mut self) {
+        let of = |chunk: usize, which: usize, lane: usize| self.totals[(chunk * 2 + which) * HALF + lane];
+        for (channel, sums) in self.sums.totals().chunks_exact_mut(2).enumerate() {
+            let (chunk, lane) = (channel / HALF, channel % HALF);
+            for (which, sum) in sums.iter_mut().enumerate() {
+                *sum = of(chunk, which, lane) + if self.tiling.pixels == 2 { of(chunk + 1, which, lane) } else { 0.0 };
+            }
+        }
+        self.sums.finish();
+    }
+}
+
+/// Sums over images and pixels of a block's channels: `[half][2][channel]`.
+#[repr(align(64))]
+struct BlockSums([f32; 4 * HALF]);
+
+impl BlockSums {
+    /// Adds the moments of half a tile's images, four at a time: a single sum would wait for itself.
+    ///
+    /// # Safety
+    /// `values` is a tile of floats and `pivot` one value a channel.
+    #[inline(always)]
+    unsafe fn add<V: Vector>(&mut self, half: usize, values: *const f32, pivot: *const f32, images: usize) {
+        for part in (0..HALF).step_by(V::LANES) {
+            // SAFETY: inside the tile, the pivots and the sums.
+            unsafe {
+                let pivot = V::load(pivot.add(part));
+                let mut sums = [[V::splat(0.0); 2]; 4];
+                for first in (0..images).step_by(4) {
+                    for which in 0..4 {
+                        if first + which < images {
+                            let centred = V::load(values.add((first + which) * HALF + part)).sub(pivot);
+                            sums[which][0] = sums[which][0].add(centred);
+                            sums[which][1] = centred.mul_add(centred, sums[which][1]);
+                        }
+                    }
+                }
+                for which in 0..2 {
+                    let sum = sums[0][which].add(sums[1][which]).add(sums[2][which].add(sums[3][which]));
+                    let total = self.0.as_mut_ptr().add((2 * half + which) * HALF + part);
+                    V::load(total).add(sum).store(total);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Batch norm's statistics, and what follows from them for each channel.
+
+use std::ops::Range;
+
+use crate::kernels::Affine;
+use crate::train::program::NormLayer;
+
+/// Momentum of the running statistics, as PyTorch's default.
+const RUNNING_MOMENTUM: f64 = 0.1;
+
+/// Added to the variance, as PyTorch's default.
+const EPS: f64 = 1e-5;
+
+/// Factor and summand of a channel of batch norm with the running statistics.
+pub fn running_affine(norm: &NormLayer, parameters: &[f32], running: &[f32], channel: usize) -> (f64, f64) {
+    let value = |values: &[f32], range: &Range<usize>| f64::from(values[range.start + channel]);
+    let scale = value(parameters, &norm.weight) / (value(running, &norm.running_var) + EPS).sqrt();
+    (scale, value(parameters, &norm.bias) - value(running, &norm.running_mean) * scale)
+}
+
+/// Per channel `a, b, c` of `a g + b y + c`, the gradient by batch norm's input `y`.
+pub type Factors = [Vec<f32>; 3];
+
+/// Per-channel values of a batch norm in the current batch.
+#[derive(Clone)]
+pub struct NormValues {
+    /// Mean.
+    pub mean: Vec<f32>,
+    /// One over the standard deviation.
+    pub inv_std: Vec<f32>,
+    /// What the input is multiplied by.
+    pub scale: Vec<f32>,
+    /// What is added to it then.
+    pub shift: Vec<f32>,
+    /// Of the gradient with respect to its input, once the backward pass has come that far.
+    pub factors: Factors,
+}
+
+impl NormValues {
+    /// All zero.
+    pub fn new(channels: usize) -> Self {
+        let zeros = vec![0.0; channels];
+        Self {
+            mean: zeros.clone(),
+            inv_std: zeros.clone(),
+            scale: zeros.clone(),
+            factors: std::array::from_fn(|_| zeros.clone()),
+            shift: zeros,
+        }
+    }
+
+    /// Takes mean and variance from the moments of the batch, and moves the running statistics on: they
+    /// take the unbiased variance, the normalisation the biased one.
+    pub fn use_batch(
+        &mut self,
+        norm: &NormLayer,
+        parameters: &[f32],
+        moments: &[f64],
+        count: usize,
+        running: &mut [f32],
+    ) {
+        let count = count as f64;
+        for (channel, sums) in moments.chunks_exact(2).enumerate() {
+            let running_mean = &mut running[norm.running_mean.start + channel];
+            let offset = sums[0] / count;
+            let mean = f64::from(*running_mean) + offset;
+            let variance = (sums[1] / count - offset * offset).max(0.0);
+            *running_mean = moved(*running_mean, mean);
+            let unbiased = if count > 1.0 { variance * count / (count - 1.0) } else { variance };
+            let running_var = &mut running[norm.running_var.start + channel];
+            *running_var = moved(*running_var, unbiased);
+            self.set(norm, parameters, channel, mean, variance);
+        }
+    }
+
+    /// The normalisation with learned scale and shift.
+    pub fn affine(&self) -> Affine<'_> {
+        Affine { scale: &self.scale, shift: &self.shift }
+    }
+
+    fn set(&mut self, norm: &NormLayer, parameters: &[f32], channel: usize, mean: f64, variance: f64) {
+        let inv_std = 1.0 / (variance + EPS).sqrt();
+        let scale = f64::from(parameters[norm.weight.start + channel]) * inv_std;
+        self.mean[channel] = mean as f32;
+        self.inv_std[channel] = inv_std as f32;
+        self.scale[channel] = scale as f32;
+        self.shift[channel] = (f64::from(parameters[norm.bias.start + channel]) - mean * scale) as f32;
+    }
+
+    /// Works out the factors `a, b, c` of `a g + b y + c`, the gradient with respect to the normalised value's input `y`, from
+    /// the sums of `g` and of `g * normalised` (arXiv:1502.03167, section 3).
+    pub fn use_gradient(&mut self, weight: &[f32], sums: &[f64], count: usize) {
+        for channel in 0..weight.len() {
+            let (mean, inv_std) = (f64::from(self.mean[channel]), f64::from(self.inv_std[channel]));
+            let a = f64::from(weight[channel]) * inv_std;
+            let b = -a * inv_std * sums[2 * channel + 1] / count as f64;
+            let c = -a * sums[2 * channel] / count as f64 - b * mean;
+            for (factor, value) in self.factors.iter_mut().zip([a, b, c]) {
+                factor[channel] = value as f32;
+            }
+        }
+    }
+}
+
+fn moved(running: f32, batch: f64) -> f32 {
+    ((1.0 - RUNNING_MOMENTUM) * f64::from(running) + RUNNING_MOMENTUM * batch) as f32
+}
