@@ -4,10 +4,11 @@
 //! training or for inference and runs them on its threads with the kernels of the best instruction set the
 //! machine has. It knows tensors and layers, nothing of files, recipes or command lines.
 //!
-//! The rooms, each standing on those before it: `threads` and `memory`; `geometry` and [`layout`];
-//! [`kernels`]; `train` and `infer`; the session.
+//! The rooms, each standing on those before it: `threads` and `memory`; [`geometry`] and [`layout`];
+//! [`kernels`]; `fuse`; `train` and `infer`; the session.
 
 mod error;
+mod fuse;
 pub mod geometry;
 mod infer;
 pub mod kernels;
@@ -15,6 +16,7 @@ pub mod layout;
 mod memory;
 mod profile;
 mod session;
+mod state;
 mod threads;
 mod train;
 

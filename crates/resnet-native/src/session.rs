@@ -1,19 +1,18 @@
-//! A network on this machine: weights, statistics, optimizer and threads.
+//! A network on this machine: its state, threads, and what training and inference make of it.
 
 use std::time::Instant;
 
+use resnet_graph::{Graph, Outcome, Part, Precision, Shape, Targets, TensorSpec, TensorTable, Update};
+
 use crate::error::{Error, Result};
+use crate::fuse::Fused;
 use crate::infer::Inference;
 use crate::kernels::{Isa, KernelSet, PixelKernels, select, select_inference};
-use crate::memory::Arena;
 use crate::profile::StepTime;
+use crate::state::State;
 use crate::threads::Team;
-use crate::train::batch::{Executor, pack_all};
-use crate::train::context::Context;
-use crate::train::loss::softmax_cross_entropy;
+use crate::train::Training;
 use crate::train::optimizer::Optimizer;
-use crate::train::program::Program;
-use resnet_graph::{Graph, Outcome, Part, Precision, Shape, Targets, TensorSpec, TensorTable, Update, Work};
 
 /// How a session runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,25 +26,22 @@ pub struct Options {
 }
 
 /// A network that runs: forward, backward, update.
+///
+/// What training takes is made by the first step, what inference takes by the first inference: evaluating
+/// allocates nothing of training.
 pub struct Session {
-    program: Program,
+    fused: Fused,
+    input: Shape,
     kernels: KernelSet,
+    inference_kernels: &'static dyn PixelKernels,
     precision: Precision,
     team: Team,
-    input: Shape,
-    logits: Shape,
-    parameters: Vec<f32>,
-    gradients: Vec<f32>,
-    statistics: Vec<f32>,
+    state: State,
     optimizer: Optimizer,
-    packed: Arena,
-    /// Whether `packed` holds the current parameters.
-    packed_is_current: bool,
-    training: Option<Executor>,
+    /// Empty until a gradient is asked for.
+    gradients: Vec<f32>,
+    training: Option<Training>,
     inference: Option<Inference>,
-    /// Whether `inference` holds the current parameters and statistics.
-    inference_is_current: bool,
-    inference_kernels: &'static dyn PixelKernels,
     /// Whether the last pass was for training.
     trained_last: bool,
 }
@@ -57,28 +53,22 @@ impl Session {
     /// When the graph has a form the engine cannot run, the instruction set is not there or threads
     /// cannot be started.
     pub fn new(graph: &Graph, options: Options) -> Result<Self> {
-        let kernels = select(options.isa, options.precision)?;
-        let program = Program::new(graph, kernels)?;
+        let fused = Fused::new(graph)?;
         let team = Team::new(options.threads)
             .map_err(|error| Error::Threads { threads: options.threads, reason: error.to_string() })?;
         Ok(Self {
-            kernels,
+            input: graph.input_shape(),
+            kernels: select(options.isa, options.precision)?,
+            inference_kernels: select_inference(options.isa, options.precision)?,
             precision: options.precision,
             team,
-            input: graph.input_shape(),
-            logits: graph.output_shape(),
-            parameters: vec![0.0; program.tensors.parameter_len()],
-            gradients: vec![0.0; program.tensors.parameter_len()],
-            statistics: vec![0.0; program.tensors.statistics_len()],
+            state: State::new(&fused.tensors),
             optimizer: Optimizer::default(),
-            packed: Arena::new(program.packed_len),
-            packed_is_current: false,
+            gradients: Vec::new(),
             training: None,
             inference: None,
-            inference_is_current: false,
-            inference_kernels: select_inference(options.isa, options.precision)?,
             trained_last: false,
-            program,
+            fused,
         })
     }
 
@@ -99,19 +89,18 @@ impl Session {
 
     /// Bytes of activations and gradients allocated so far.
     pub fn arena_bytes(&self) -> usize {
-        let training = self.training.as_ref().map_or(0, Executor::arena_bytes);
+        let training = self.training.as_ref().map_or(0, Training::arena_bytes);
         training + self.inference.as_ref().map_or(0, Inference::arena_bytes)
     }
 
     /// All tensors of the state.
     pub fn tensors(&self) -> &TensorTable {
-        &self.program.tensors
+        &self.fused.tensors
     }
 
     /// Values of one of [`tensors`](Self::tensors).
     pub fn values(&self, tensor: &TensorSpec) -> &[f32] {
-        let flat = if tensor.role.is_parameter() { &self.parameters } else { &self.statistics };
-        &flat[tensor.range.clone()]
+        self.state.tensor(tensor)
     }
 
     /// Replaces the values of the tensor at `index` in [`tensors`](Self::tensors).
@@ -119,20 +108,17 @@ impl Session {
     /// # Panics
     /// When the lengths differ.
     pub fn set_values(&mut self, index: usize, values: &[f32]) {
-        let tensor = &self.program.tensors[index];
-        let flat = if tensor.role.is_parameter() { &mut self.parameters } else { &mut self.statistics };
-        flat[tensor.range.clone()].copy_from_slice(values);
-        self.packed_is_current = false;
-        self.inference_is_current = false;
+        self.state.tensor_mut(&self.fused.tensors[index]).copy_from_slice(values);
     }
 
     /// All parameters, flat, in the order of [`tensors`](Self::tensors).
     pub fn parameters(&self) -> &[f32] {
-        &self.parameters
+        self.state.parameters()
     }
 
-    /// All gradients, flat: the parameters in graph order.
+    /// All gradients, flat, in the order of [`tensors`](Self::tensors); zero before the first step.
     pub fn gradients(&mut self) -> &mut [f32] {
+        self.gradients.resize(self.fused.tensors.parameter_len(), 0.0);
         &mut self.gradients
     }
 
@@ -151,8 +137,8 @@ impl Session {
     /// statistics on.
     ///
     /// # Errors
-    /// When there is no image, the pixels are not those of as many images as targets, or a target is of
-    /// other classes.
+    /// When the network does not end in a fully connected layer, there is no image, the pixels are not
+    /// those of as many images as targets, or a target is of other classes.
     pub fn forward_backward(
         &mut self,
         images: &[f32],
@@ -160,66 +146,30 @@ impl Session {
         label_smoothing: f32,
         part: Part,
     ) -> Result<Outcome> {
-        let count = self.count_images(images)?;
-        self.check_targets(count, targets)?;
-        let accumulated = if part.first { Vec::new() } else { self.gradients.clone() };
-        let start = Instant::now();
-        self.pack();
-        self.trained_last = true;
-        self.inference_is_current = false;
-        let context = Context {
-            team: &self.team,
-            program: &self.program,
-            kernels: self.kernels,
-            parameters: &self.parameters,
-            packed: self.packed.as_slice(),
+        let training = match self.training.take() {
+            Some(training) => training,
+            None => Training::new(&self.fused, self.kernels)?,
         };
-        let executor = executor_for(&mut self.training, context, count);
-        executor.restart_times();
-        executor.note(Work::Pack, start);
-        executor.load_images(context, images);
-        executor.forward(context, &mut self.statistics);
-        let start = Instant::now();
-        let mut logits = vec![0.0; count * self.logits.channels];
-        executor.logits(self.logits, &mut logits);
-        let outcome = softmax_cross_entropy(&mut logits, targets, label_smoothing);
-        logits.iter_mut().for_each(|gradient| *gradient *= part.share);
-        executor.load_logits_gradient(self.logits, &logits);
-        executor.note(Work::Loss, start);
-        executor.backward(context, &mut self.gradients);
-        self.gradients.iter_mut().zip(accumulated).for_each(|(gradient, before)| *gradient += before);
-        Ok(outcome)
-    }
-
-    fn check_targets(&self, images: usize, targets: &Targets) -> Result<()> {
-        let classes = self.logits.len();
-        if images != targets.len() {
-            let kind = if targets.labels().is_some() { "labels" } else { "targets" };
-            return Err(Error::Batch(format!("{images} images but {} {kind}", targets.len())));
-        }
-        match targets {
-            Targets::Labels(labels) => match labels.iter().find(|&&label| label as usize >= classes) {
-                Some(label) => Err(Error::Batch(format!("label {label} in a network of {classes} classes"))),
-                None => Ok(()),
-            },
-            Targets::Soft { classes: found, shares } if *found != classes || shares.len() != images * classes => {
-                Err(Error::Batch(format!("targets of {found} classes for a network of {classes}")))
-            }
-            Targets::Soft { .. } => Ok(()),
-        }
+        let training = self.training.insert(training);
+        let count = count_images(self.input, images)?;
+        check_targets(count, targets, self.fused.shapes[self.fused.result()].len())?;
+        self.trained_last = true;
+        self.gradients.resize(self.fused.tensors.parameter_len(), 0.0);
+        let (batch, how) = ((images, targets), (label_smoothing, part));
+        Ok(training.forward_backward(&self.team, &mut self.state, batch, how, &mut self.gradients))
     }
 
     /// How long each step of the last pass over a batch took: of [`forward_backward`](Self::forward_backward)
     /// and the [`apply`](Self::apply) after it, or of [`infer`](Self::infer), whichever came last.
     pub fn profile(&self) -> &[StepTime] {
         if self.trained_last {
-            self.training.as_ref().map_or(&[], Executor::times)
+            self.training.as_ref().map_or(&[], Training::times)
         } else {
             self.inference.as_ref().map_or(&[], Inference::times)
         }
     }
 
-    /// Multiply-adds a second that the kernels halo on all threads with nothing to load or store.
+    /// Multiply-adds a second that the kernels reach on all threads with nothing to load or store.
     pub fn peak(&self) -> f64 {
         const ROUND: usize = 1 << 10;
         const SECONDS: f64 = 0.05;
@@ -238,63 +188,59 @@ impl Session {
     /// Changes the parameters by the gradients.
     ///
     /// # Errors
-    /// When the groups of `update` do not [cover](Update::covers) the parameters; nothing is changed then.
+    /// When the groups of `update` do not [cover](Update::covers) the parameters, or there was no step to
+    /// take gradients from; nothing is changed then.
     pub fn apply(&mut self, update: &Update) -> Result<()> {
-        let parameters = self.parameters.len();
+        let parameters = self.fused.tensors.parameter_len();
         if !update.covers(parameters) {
             let message = format!("the update's groups do not cover all {parameters} parameters once and in order");
             return Err(Error::Update(message));
         }
-        let start = Instant::now();
-        self.optimizer.apply(&self.team, update, &mut self.parameters, &self.gradients);
-        if let Some(executor) = &mut self.training {
-            executor.note(Work::Update, start);
-        }
-        self.packed_is_current = false;
-        self.inference_is_current = false;
+        let Some(training) = &mut self.training else {
+            return Err(Error::Update("there are no gradients to change parameters by".into()));
+        };
+        training.apply(&self.team, &mut self.state, &mut self.optimizer, (update, &self.gradients));
         Ok(())
     }
 
-    /// Logits `[images, classes]` of images `[images, channels, height, width]`, with the running
-    /// statistics.
+    /// What the last layer gives, `[images, channels, height, width]`, for images `[images, channels,
+    /// height, width]` with the running statistics: logits `[images, classes]` of a whole network.
     ///
     /// # Errors
     /// When the pixels are not those of a whole number of images.
     pub fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
-        let count = self.count_images(images)?;
+        let count = count_images(self.input, images)?;
         self.trained_last = false;
-        let (program, kernels, team) = (&self.program, self.inference_kernels, &self.team);
-        let inference = self.inference.get_or_insert_with(|| Inference::new(program, kernels, team.threads()));
-        if !std::mem::replace(&mut self.inference_is_current, true) {
-            inference.fold(team, program, &self.parameters, &self.statistics);
-        }
-        let mut logits = vec![0.0; count * self.logits.channels];
-        inference.run(team, images, &mut logits);
-        Ok(logits)
-    }
-
-    fn count_images(&self, images: &[f32]) -> Result<usize> {
-        let len = self.input.len();
-        if images.is_empty() || !images.len().is_multiple_of(len) {
-            let found = images.len();
-            return Err(Error::Batch(format!(
-                "expected images of {} ({len} values each), found {found} values",
-                self.input
-            )));
-        }
-        Ok(images.len() / len)
-    }
-
-    fn pack(&mut self) {
-        if !self.packed_is_current {
-            pack_all(&self.team, &self.program, self.kernels, &self.parameters, self.packed.all());
-            self.packed_is_current = true;
-        }
+        let (fused, kernels, team) = (&self.fused, self.inference_kernels, &self.team);
+        let inference = self.inference.get_or_insert_with(|| Inference::new(fused, kernels, team.threads()));
+        inference.fold(team, fused, &self.state);
+        let mut results = vec![0.0; count * fused.shapes[fused.result()].len()];
+        inference.run(team, images, &mut results);
+        Ok(results)
     }
 }
 
-/// The executor in `slot`, made anew when there is none or it is too small.
-fn executor_for<'a>(slot: &'a mut Option<Executor>, context: Context<'_>, images: usize) -> &'a mut Executor {
-    let fits = slot.take().filter(|executor| executor.capacity() >= images);
-    slot.insert(fits.unwrap_or_else(|| Executor::new(context, images)))
+fn count_images(input: Shape, images: &[f32]) -> Result<usize> {
+    let (len, found) = (input.len(), images.len());
+    if images.is_empty() || !found.is_multiple_of(len) {
+        return Err(Error::Batch(format!("expected images of {input} ({len} values each), found {found} values")));
+    }
+    Ok(found / len)
+}
+
+fn check_targets(images: usize, targets: &Targets, classes: usize) -> Result<()> {
+    if images != targets.len() {
+        let kind = if targets.labels().is_some() { "labels" } else { "targets" };
+        return Err(Error::Batch(format!("{images} images but {} {kind}", targets.len())));
+    }
+    match targets {
+        Targets::Labels(labels) => match labels.iter().find(|&&label| label as usize >= classes) {
+            Some(label) => Err(Error::Batch(format!("label {label} in a network of {classes} classes"))),
+            None => Ok(()),
+        },
+        Targets::Soft { classes: found, shares } if *found != classes || shares.len() != images * classes => {
+            Err(Error::Batch(format!("targets of {found} classes for a network of {classes}")))
+        }
+        Targets::Soft { .. } => Ok(()),
+    }
 }

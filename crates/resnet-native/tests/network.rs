@@ -234,6 +234,61 @@ fn inference_gives_the_logits_of_the_definition_with_running_statistics() {
 }
 
 #[test]
+fn a_network_cut_anywhere_infers_what_the_definition_gives_there() {
+    let (pixels, _) = batch(3);
+    for kind in [Shortcut::Plain, Shortcut::Pad, Shortcut::Project] {
+        let whole = graph(kind);
+        let whole_session = session(&whole, Options::default());
+        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.05)] {
+            for id in 1..whole.nodes().len() {
+                let cut = whole.until(id);
+                let mut session = Session::new(&cut, Options { precision, ..Options::default() }).expect("a session");
+                for index in 0..session.tensors().len() {
+                    let name = session.tensors()[index].name.clone();
+                    let of_whole = whole_session.tensors().iter().find(|tensor| tensor.name == name);
+                    session.set_values(index, whole_session.values(of_whole.expect("a tensor of the whole")));
+                }
+                let values = state(&session);
+                let tensor = |name: &str| values[name].clone();
+                let exact = reference::logits(&cut, &tensor, &to_f64(&pixels), 3, reference::Statistics::Running);
+                let found = session.infer(&pixels).expect("values");
+                assert_eq!(found.len(), exact.len());
+                let largest = exact.iter().fold(0f64, |max, value| max.max(value.abs()));
+                for (found, exact) in found.iter().zip(&exact) {
+                    let error = (f64::from(*found) - exact).abs() / largest;
+                    let (name, precision) = (&whole.nodes()[id].name, precision.name());
+                    assert!(error < tolerance, "{kind:?} {name} {precision}: {found} is not {exact}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_a_network_with_a_linear_end_trains() {
+    let whole = graph(Shortcut::Pad);
+    let mut session = session(&whole.until(whole.nodes().len() - 2), Options::default());
+    let (pixels, labels) = batch(2);
+    let error = session.forward_backward(&pixels, &labels.into(), 0.0, Part::WHOLE).expect_err("no classes");
+    assert!(error.to_string().contains("linear"), "{error}");
+    assert_eq!(session.infer(&pixels).expect("features").len(), 2 * 9);
+    let update = Update::uniform(Rule::Sgd { momentum: 0.9, nesterov: false }, 0.1, 0.0, session.parameters().len());
+    assert!(session.apply(&update).is_err(), "there are no gradients");
+}
+
+#[test]
+fn each_half_is_made_when_it_is_first_needed() {
+    let mut session = session(&graph(Shortcut::Pad), Options::default());
+    let (pixels, labels) = batch(40);
+    assert_eq!(session.arena_bytes(), 0);
+    session.infer(&pixels).expect("logits");
+    let inference = session.arena_bytes();
+    assert!(inference > 0);
+    step(&mut session, &pixels, &labels, 0.0);
+    assert!(session.arena_bytes() > inference);
+}
+
+#[test]
 fn inference_follows_what_training_changes() {
     for precision in Precision::ALL {
         let mut trained = session(&graph(Shortcut::Project), Options { precision, ..Options::default() });
@@ -376,9 +431,12 @@ fn graphs_the_engine_cannot_run_are_refused_by_name() {
     let norm = no_pooling.batch_norm("bn1", conv);
     no_pooling.linear("fc", norm, 2);
     assert!(refused(&no_pooling).contains("fc: a linear layer must follow global average pooling"));
-    let mut no_head = Graph::new(INPUT);
-    no_head.conv("conv1", Graph::INPUT, 4, 3, 1);
-    assert!(refused(&no_head).contains("linear"));
+    let mut shared = Graph::new(INPUT);
+    let conv = shared.conv("conv1", Graph::INPUT, 4, 3, 1);
+    let norm = shared.batch_norm("bn1", conv);
+    shared.add("sum", norm, conv);
+    assert!(refused(&shared).contains("bn1: batch norm must follow a convolution that nothing else reads"));
+    assert!(refused(&Graph::new(INPUT)).contains("one convolution"));
     let mut read_twice = graph(Shortcut::Pad);
     read_twice.conv("other", Graph::INPUT, 4, 3, 1);
     assert!(refused(&read_twice).contains("one convolution"));

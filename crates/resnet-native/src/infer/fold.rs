@@ -1,21 +1,13 @@
 //! Batch norm with known statistics is a factor and a summand of each channel: the factor goes into the weights of
 //! the convolution before it, the summand becomes its bias.
 
-use super::plan::{Conv, Linear, Network, Weights};
+use super::plan::{Conv, Linear, Plan, Weights};
+use crate::fuse::Fused;
 use crate::threads::Team;
-use crate::train::norm_values::running_affine;
-use crate::train::program::Program;
 
 /// Folds and packs all weights.
-pub fn fold(
-    team: &Team,
-    network: &Network,
-    program: &Program,
-    parameters: &[f32],
-    statistics: &[f32],
-    packed: &mut [f32],
-) {
-    let mut jobs = Vec::with_capacity(network.convs.len());
+pub fn fold(team: &Team, plan: &Plan, fused: &Fused, (parameters, statistics): (&[f32], &[f32]), packed: &mut [f32]) {
+    let mut jobs = Vec::with_capacity(plan.convs.len());
     let mut rest = packed;
     let mut start = 0;
     let mut take = |range: &std::ops::Range<usize>| {
@@ -25,21 +17,21 @@ pub fn fold(
         own
     };
     // Places were reserved in the order of the layers, and the fully connected ones come last.
-    for conv in &network.convs {
+    for conv in &plan.convs {
         jobs.push((conv, take(&conv.packed), take(&conv.bias)));
     }
-    for linear in &network.linears {
+    for linear in &plan.linears {
         transpose(linear, parameters, take(&linear.packed));
     }
     team.for_each(jobs.into_iter(), |(conv, packed, bias)| {
-        let (weights, summands) = folded(conv, program, parameters, statistics);
+        let (weights, summands) = folded(conv, fused, parameters, statistics);
         conv.windows.pack(&weights, packed);
         bias[..summands.len()].copy_from_slice(&summands);
     });
 }
 
 /// Weights `[out][in][row][column]` and bias of a convolution with its batch norm; in double precision up to here.
-fn folded(conv: &Conv, program: &Program, parameters: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<f32>) {
+fn folded(conv: &Conv, fused: &Fused, parameters: &[f32], statistics: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let geometry = &conv.windows.conv;
     let mut weights = match &conv.weights {
         Weights::Learned(range) => parameters[range.clone()].to_vec(),
@@ -49,10 +41,10 @@ fn folded(conv: &Conv, program: &Program, parameters: &[f32], statistics: &[f32]
             weights
         }
     };
-    let Some(norm) = conv.norm.map(|norm| &program.norms[norm]) else { return (weights, Vec::new()) };
+    let Some(norm) = conv.norm.map(|norm| &fused.norms[norm]) else { return (weights, Vec::new()) };
     let outputs = weights.chunks_exact_mut(geometry.inputs * geometry.taps()).enumerate();
     let summands = outputs.map(|(channel, weights)| {
-        let (scale, shift) = running_affine(norm, parameters, statistics, channel);
+        let (scale, shift) = norm.running_affine(parameters, statistics, channel);
         weights.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * scale) as f32);
         shift as f32
     });

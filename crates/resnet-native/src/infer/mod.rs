@@ -11,54 +11,62 @@ mod plan;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::fuse::Fused;
 use crate::kernels::{PixelAvgPool, PixelConv, PixelKernels, PixelLoad};
 use crate::memory::Arena;
 use crate::profile::StepTime;
+use crate::state::State;
 use crate::threads::Team;
-use crate::train::program::Program;
-use plan::{Layer, Network, Op};
+use plan::{Layer, Op, Plan};
 use resnet_graph::Work;
 
 /// A network ready to infer.
 pub struct Inference {
-    network: Network,
+    plan: Plan,
     kernels: &'static dyn PixelKernels,
     /// Weights and biases.
     packed: Arena,
+    /// The version of the state that `packed` was made from.
+    folded_from: Option<[u64; 2]>,
     workers: Vec<Worker>,
     times: Vec<StepTime>,
 }
 
 impl Inference {
     /// A network whose weights are still to be [folded](Self::fold), for so many threads.
-    pub fn new(program: &Program, kernels: &'static dyn PixelKernels, threads: usize) -> Self {
-        let network = Network::new(program, kernels.format());
+    pub fn new(fused: &Fused, kernels: &'static dyn PixelKernels, threads: usize) -> Self {
+        let plan = Plan::new(fused, kernels.format());
         Self {
             kernels,
-            packed: Arena::new(network.packed_len),
-            workers: (0..threads).map(|_| Worker::new(&network)).collect(),
+            packed: Arena::new(plan.packed_len),
+            folded_from: None,
+            workers: (0..threads).map(|_| Worker::new(&plan)).collect(),
             times: Vec::new(),
-            network,
+            plan,
         }
     }
 
-    /// Takes weights and statistics over.
-    pub fn fold(&mut self, team: &Team, program: &Program, parameters: &[f32], statistics: &[f32]) {
-        fold::fold(team, &self.network, program, parameters, statistics, self.packed.all());
+    /// Takes weights and statistics over, unless that is done already.
+    pub fn fold(&mut self, team: &Team, fused: &Fused, state: &State) {
+        let version = Some(state.version());
+        if self.folded_from != version {
+            fold::fold(team, &self.plan, fused, (state.parameters(), state.statistics()), self.packed.all());
+            self.folded_from = version;
+        }
     }
 
-    /// Logits `[images][classes]` of images `[images][channels][height][width]`, one at least.
-    pub fn run(&mut self, team: &Team, images: &[f32], logits: &mut [f32]) {
-        let (network, kernels, packed) = (&self.network, self.kernels, self.packed.as_slice());
-        let shape = network.image.shape;
-        let jobs = images.chunks_exact(shape.len()).zip(logits.chunks_exact_mut(network.logits.len));
+    /// What the last layer gives, `[images][channels][height][width]`, for images of that layout, one at least.
+    pub fn run(&mut self, team: &Team, images: &[f32], results: &mut [f32]) {
+        let (plan, kernels, packed) = (&self.plan, self.kernels, self.packed.as_slice());
+        let shape = plan.image.shape();
+        let jobs = images.chunks_exact(shape.len()).zip(results.chunks_exact_mut(plan.output_shape.len()));
         let jobs = Mutex::new(jobs);
         self.workers.iter_mut().for_each(Worker::restart_times);
         let busy = self.workers.len().min(images.len() / shape.len());
         team.for_each(self.workers[..busy].iter_mut(), |worker| {
             let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
-            while let Some((image, logits)) = next() {
-                worker.run(network, kernels, packed, image, logits);
+            while let Some((image, result)) = next() {
+                worker.run(plan, kernels, packed, image, result);
             }
         });
         self.collect_times();
@@ -66,7 +74,7 @@ impl Inference {
 
     /// Bytes of activations.
     pub fn arena_bytes(&self) -> usize {
-        self.workers.len() * self.network.arena_len * size_of::<f32>()
+        self.workers.len() * self.plan.arena_len * size_of::<f32>()
     }
 
     /// How long threads spent on each layer of the last [`run`](Self::run), added up.
@@ -75,7 +83,7 @@ impl Inference {
     }
 
     fn collect_times(&mut self) {
-        let nodes = std::iter::once(None).chain(self.network.layers.iter().map(|layer| Some(layer.node)));
+        let nodes = std::iter::once(None).chain(self.plan.layers.iter().map(|layer| Some(layer.node)));
         let time = |step: usize| self.workers.iter().map(|worker| worker.times[step]).sum();
         let steps = nodes.enumerate().map(|(step, node)| StepTime {
             work: if node.is_some() { Work::Forward } else { Work::Load },
@@ -95,8 +103,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(network: &Network) -> Self {
-        Self { arena: Arena::new(network.arena_len), times: vec![Duration::ZERO; network.layers.len() + 1] }
+    fn new(plan: &Plan) -> Self {
+        Self { arena: Arena::new(plan.arena_len), times: vec![Duration::ZERO; plan.layers.len() + 1] }
     }
 
     fn restart_times(&mut self) {
@@ -104,23 +112,16 @@ impl Worker {
     }
 
     /// Takes one image through all layers.
-    fn run(
-        &mut self,
-        network: &Network,
-        kernels: &dyn PixelKernels,
-        packed: &[f32],
-        image: &[f32],
-        logits: &mut [f32],
-    ) {
+    fn run(&mut self, plan: &Plan, kernels: &dyn PixelKernels, packed: &[f32], image: &[f32], result: &mut [f32]) {
         let mut start = Instant::now();
-        let (_, [output]) = self.arena.borrow([], [network.input]);
-        kernels.load(PixelLoad { pixels: &network.image, image, output });
-        for (step, layer) in network.layers.iter().enumerate() {
+        let (_, [output]) = self.arena.borrow([], [plan.input]);
+        kernels.load(PixelLoad { pixels: &plan.image, image, output });
+        for (step, layer) in plan.layers.iter().enumerate() {
             start = self.note(step, start);
-            self.layer(network, kernels, packed, layer);
+            self.layer(plan, kernels, packed, layer);
         }
-        self.note(network.layers.len(), start);
-        logits.copy_from_slice(self.arena.read(network.logits));
+        self.note(plan.layers.len(), start);
+        plan.output_storage.unload(self.arena.read(plan.output), result);
     }
 
     /// Adds the time since `start` to a step's; returns the time now.
@@ -130,10 +131,10 @@ impl Worker {
         now
     }
 
-    fn layer(&mut self, network: &Network, kernels: &dyn PixelKernels, packed: &[f32], layer: &Layer) {
+    fn layer(&mut self, plan: &Plan, kernels: &dyn PixelKernels, packed: &[f32], layer: &Layer) {
         match layer.op {
             Op::Conv { conv, residual, relu } => {
-                let conv = &network.convs[conv];
+                let conv = &plan.convs[conv];
                 let reads = [layer.input, residual.unwrap_or(layer.input)];
                 let ([input, added], [output]) = self.arena.borrow(reads, [layer.output]);
                 kernels.conv(PixelConv {
@@ -152,7 +153,7 @@ impl Worker {
             }
             Op::Linear(linear) => {
                 let ([input], [output]) = self.arena.borrow([layer.input], [layer.output]);
-                fully_connected(&packed[network.linears[linear].packed.clone()], input, output);
+                fully_connected(&packed[plan.linears[linear].packed.clone()], input, output);
             }
         }
     }

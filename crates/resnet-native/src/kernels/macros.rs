@@ -47,6 +47,14 @@ macro_rules! implement_kernels {
                 $crate::layout::Layout::Lanes
             }
 
+            fn schedule(&self) -> $crate::kernels::Schedule {
+                $crate::kernels::lanes::SCHEDULE
+            }
+
+            fn stem(&self, conv: &$crate::geometry::Conv2d) -> $crate::geometry::Conv2d {
+                *conv
+            }
+
             fn packed_len(&self, gather: &$crate::layout::gather::Gather) -> usize {
                 $crate::kernels::lanes::packed_len(gather, $block)
             }
@@ -108,6 +116,14 @@ macro_rules! implement_tiled_kernels {
 
             fn layout(&self) -> $crate::layout::Layout {
                 $crate::layout::Layout::Tiles { planes: $planes }
+            }
+
+            fn schedule(&self) -> $crate::kernels::Schedule {
+                $crate::kernels::tiles::SCHEDULE
+            }
+
+            fn stem(&self, conv: &$crate::geometry::Conv2d) -> $crate::geometry::Conv2d {
+                $crate::geometry::Conv2d::new(conv.im2col(), conv.output(), 1, 1, 0)
             }
 
             fn packed_len(&self, gather: &$crate::layout::gather::Gather) -> usize {

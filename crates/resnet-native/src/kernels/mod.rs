@@ -24,5 +24,5 @@ pub use instruction_set::{Isa, choose};
 pub use select::{fastest_precision, select, select_inference, select_pixels};
 pub use train::{
     Affine, AvgPool, ConvBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeReduce, Pack,
-    PadShortcut, Reduction, Source, Sums, WeightGradientBand,
+    PadShortcut, Reduction, Schedule, Source, Sums, WeightGradientBand,
 };

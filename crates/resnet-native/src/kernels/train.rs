@@ -17,6 +17,11 @@ pub trait Kernels: Send + Sync {
     fn isa(&self) -> Isa;
     /// How activations lie in memory.
     fn layout(&self) -> Layout;
+    /// How they want to be called.
+    fn schedule(&self) -> Schedule;
+    /// The convolution of the images as it runs on what [`load_images`](Kernels::load_images) stores:
+    /// itself, or a pointwise one after im2col.
+    fn stem(&self, conv: &Conv2d) -> Conv2d;
     /// Words that the weights of a convolution take, packed for [`conv`](Kernels::conv).
     fn packed_len(&self, gather: &Gather) -> usize;
     /// Puts weights in the order and the form in which convolutions read them.
@@ -47,6 +52,17 @@ pub trait Kernels: Send + Sync {
     fn avg_pool(&self, group: AvgPool<'_>);
     /// Its gradient.
     fn avg_pool_backward(&self, group: AvgPool<'_>);
+}
+
+/// How kernels want the work of a weight gradient cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// Lane groups that a call sums over, at most.
+    pub lane_groups: usize,
+    /// Pixels that a band should have at least: below, what a call costs besides shows.
+    pub band_pixels: usize,
+    /// Whether a call may be for some of the outputs alone.
+    pub cuts_outputs: bool,
 }
 
 /// The kernels of a network: those of its convolutional part, and those of its head, which is always in
@@ -142,12 +158,12 @@ pub struct WeightGradientBand<'a> {
     pub conv: &'a Conv2d,
     /// Rows of the output's gradient to sum over.
     pub rows: Range<usize>,
-    /// The convolution's input in each group to sum over, at most [`Layout::weight_groups`]; all worked out with the
+    /// The convolution's input in each group to sum over, at most [`Schedule::lane_groups`]; all worked out with the
     /// same values of the channels, if at all.
     pub inputs: &'a [Source<'a>],
     /// The gradient of its output in the same groups, likewise.
     pub output_gradients: &'a [Source<'a>],
-    /// Feature maps of the output to work on: all, where the layout does not [cut](Layout::cuts_outputs) them.
+    /// Feature maps of the output to work on: all, unless the kernels [cut](Schedule::cuts_outputs) them.
     pub outputs: Range<usize>,
     /// Replaced: `outputs` out of what [`Kernels::unpack_gradient`] takes.
     pub gradient: &'a mut [f32],
@@ -159,7 +175,7 @@ pub struct Images<'a> {
     pub images: &'a [f32],
     /// The convolution that reads them.
     pub conv: &'a Conv2d,
-    /// Where they go, of shape [`Layout::image_shape`].
+    /// Where they go, of the shape that the [stem](Kernels::stem) reads.
     pub group: &'a mut [f32],
     /// Whether they are written with non-temporal stores, where the layout's kernels can.
     pub non_temporal: bool,
@@ -353,17 +369,17 @@ impl Reduction<'_> {
 
 impl WeightGradientBand<'_> {
     pub(super) fn check(&self, kernels: &dyn Kernels) {
-        let (conv, layout) = (self.conv, kernels.layout());
+        let (conv, layout, schedule) = (self.conv, kernels.layout(), kernels.schedule());
         assert!(self.rows.end <= conv.vertical.output && !self.rows.is_empty() && self.outputs.end <= conv.outputs);
-        assert!(layout.cuts_outputs() || self.outputs == (0..conv.outputs));
-        assert!((1..=layout.weight_groups()).contains(&self.inputs.len()));
+        assert!(schedule.cuts_outputs || self.outputs == (0..conv.outputs));
+        assert!((1..=schedule.lane_groups).contains(&self.inputs.len()));
         assert_eq!(self.inputs.len(), self.output_gradients.len());
         self.inputs.iter().for_each(|group| group.check(conv.input(), layout));
         self.output_gradients.iter().for_each(|group| group.check(conv.output(), layout));
         let whole = kernels.gradient_len(conv);
         assert_eq!(
             self.gradient.len(),
-            if layout.cuts_outputs() { whole / conv.outputs * self.outputs.len() } else { whole }
+            if schedule.cuts_outputs { whole / conv.outputs * self.outputs.len() } else { whole }
         );
     }
 }
@@ -389,8 +405,8 @@ impl Images<'_> {
 
     pub(super) fn check(&self, kernels: &dyn Kernels) {
         assert!(self.images.len() <= LANE_GROUP * self.conv.input().len());
-        let layout = kernels.layout();
-        assert_eq!(self.group.len(), layout.lane_group_len(layout.image_shape(self.conv)));
+        let shape = kernels.stem(self.conv).input();
+        assert_eq!(self.group.len(), kernels.layout().lane_group_len(shape));
     }
 }
 

@@ -17,8 +17,6 @@ mod windows;
 
 use resnet_graph::Shape;
 
-use crate::geometry::Conv2d;
-
 pub use lanes::{LANE_GROUP, lane_groups, lane_mask};
 pub use pixels::{Format, Halo, NARROW_BLOCK, Pixels, TILE_ROWS};
 pub use tiles::MAX_PLANES;
@@ -40,28 +38,6 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Shape in which images are stored for the convolution that reads them: in tiles every pixel written gets
-    /// the patch it sees, so that a few channels fill a tile and the convolution is pointwise.
-    pub fn image_shape(self, conv: &Conv2d) -> Shape {
-        match self {
-            Self::Lanes => conv.input(),
-            Self::Tiles { .. } => conv.im2col(),
-        }
-    }
-
-    /// Groups that a weight gradient sums over at a time.
-    pub fn weight_groups(self) -> usize {
-        match self {
-            Self::Lanes => 1,
-            Self::Tiles { .. } => 2,
-        }
-    }
-
-    /// Whether a weight gradient can be worked out for some of the outputs alone.
-    pub fn cuts_outputs(self) -> bool {
-        self == Self::Lanes
-    }
-
     /// Words that a row of pixels of a group takes.
     pub fn row_len(self, shape: Shape) -> usize {
         match self {

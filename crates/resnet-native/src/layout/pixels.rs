@@ -9,6 +9,7 @@
 //! A value is a float, or the sum of one, two or three numbers in bf16 in planes of their own
 //! ([`Format`]). Memory is counted in 32-bit words, a float or two values in bf16.
 
+use super::numbers::widen;
 use crate::memory::ALIGN_FLOATS;
 use resnet_graph::Shape;
 
@@ -149,6 +150,25 @@ impl Pixels {
     /// First value of a pixel, from the start of its plane.
     pub fn value(&self, y: usize, x: usize) -> usize {
         (self.origin + y * self.pitch + x) * self.block
+    }
+
+    /// Takes the values of an image, `[channel][height][width]`, from its words.
+    pub fn unload(&self, words: &[f32], values: &mut [f32]) {
+        for (channel, plane) in values.chunks_exact_mut(self.shape.pixels()).enumerate() {
+            let words = &words[channel / self.block * self.block_len()..][..self.block_len()];
+            for (pixel, value) in plane.iter_mut().enumerate() {
+                let at = self.value(pixel / self.shape.width, pixel % self.shape.width) + channel % self.block;
+                *value = match self.format {
+                    Format::Single => words[at],
+                    // Smallest first, as kernels add planes.
+                    Format::Planes(planes) => (0..planes)
+                        .rev()
+                        .map(|plane| widen(words[plane * self.plane_len() + at / 2])[at % 2])
+                        .reduce(|sum, plane| sum + plane)
+                        .unwrap_or(0.0),
+                };
+            }
+        }
     }
 
     /// Channels of a block that exist.

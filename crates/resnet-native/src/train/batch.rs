@@ -7,17 +7,20 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::fuse::Layer;
 use crate::kernels::{KernelSet, Pack};
 use crate::layout::LANE_GROUP;
-use crate::layout::tiles::HALF;
 use crate::profile::StepTime;
 use crate::threads::Team;
 use crate::train::context::{BatchContext, Context, non_temporal};
 use crate::train::micro_batch::MicroBatch;
 use crate::train::norm_values::NormValues;
 use crate::train::plan::{Backward, Forward, Plan};
-use crate::train::program::{Layer, Program};
-use resnet_graph::{Shape, Work};
+use crate::train::program::Program;
+use resnet_graph::{Graph, Shape, Work};
+
+/// Outputs of a weight gradient that a thread puts in order at a time.
+const OUTPUTS: usize = 16;
 
 /// A plan and the memory it runs in.
 pub struct Executor {
@@ -37,13 +40,13 @@ impl Executor {
     /// Plans for batches of up to `capacity` images and allocates what that takes.
     pub fn new(context: Context<'_>, capacity: usize) -> Self {
         let program = context.program;
-        let micro_batch_images = MicroBatch::capacity(context.body().layout());
+        let micro_batch_images = MicroBatch::capacity(context.body());
         let plan = Plan::new(program);
         Self {
             capacity,
             micro_batch_images,
             micro_batches: (0..capacity.div_ceil(micro_batch_images))
-                .map(|_| MicroBatch::new(&plan, context.body().layout()))
+                .map(|_| MicroBatch::new(&plan, context.body()))
                 .collect(),
             norms: program.norms.iter().map(|norm| NormValues::new(norm.shape.channels)).collect(),
             summed: Vec::new(),
@@ -82,7 +85,8 @@ impl Executor {
     pub fn load_images(&mut self, context: Context<'_>, pixels: &[f32]) {
         let (layout, stem) = (context.body().layout(), &context.program.stem);
         let len = self.micro_batch_images * stem.input().len();
-        let non_temporal = non_temporal(layout, layout.image_shape(stem), pixels.len() / stem.input().len());
+        let non_temporal =
+            non_temporal(layout, context.program.shapes[Graph::INPUT], pixels.len() / stem.input().len());
         let (plan, micro_batches) = (&self.plan, &mut self.micro_batches);
         context.team.for_each(micro_batches.iter_mut().enumerate(), |(index, micro_batch)| {
             let first = pixels.len().min(index * len);
@@ -210,9 +214,9 @@ impl Executor {
         let partials: Vec<_> =
             micro_batches.iter().flat_map(|micro_batch| micro_batch.partials().chunks_exact(len)).collect();
         add_partials(context.team, &partials, summed);
-        let gradient = gradients[layer.weight.clone()].chunks_mut(HALF * conv.inputs * conv.taps());
+        let gradient = gradients[layer.weight.clone()].chunks_mut(OUTPUTS * conv.inputs * conv.taps());
         context.team.for_each(gradient.enumerate(), |(chunk, gradient)| {
-            kernels.unpack_gradient(conv, summed, chunk * HALF, gradient);
+            kernels.unpack_gradient(conv, summed, chunk * OUTPUTS, gradient);
         });
         if let Some(bias) = &layer.bias {
             let gradient = &mut gradients[bias.clone()];

@@ -9,9 +9,6 @@ use crate::train::plan::{Plan, Read, Rectifier, Reduce};
 use crate::train::program::Program;
 use resnet_graph::Shape;
 
-/// Bands that a step is cut into over the whole batch, as near as the height allows: enough for many threads.
-pub const BANDS: usize = 16;
-
 /// Bytes of a tensor that may be in the caches when the next layer reads it.
 const CACHED_BYTES: usize = 2 << 20;
 

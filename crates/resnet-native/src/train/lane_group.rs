@@ -6,18 +6,15 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::fuse::Layer;
 use crate::kernels::{AvgPool, ConvBand, Images, Moments, Normalize, NormalizeReduce, PadShortcut, Sums};
 use crate::layout::{LANE_GROUP, Layout, lane_groups};
 use crate::memory::{Arena, Buffer};
 use crate::profile::StepTime;
-use crate::train::bands::band_rows;
-use crate::train::context::{BANDS, BatchContext, Context, non_temporal};
+use crate::train::bands::{BANDS, band_rows};
+use crate::train::context::{BatchContext, Context, non_temporal};
 use crate::train::plan::{Backward, Forward, Plan, Reduce};
-use crate::train::program::Layer;
 use resnet_graph::{NodeId, Shape, Work};
-
-/// Layout of the logits and their gradient.
-const HEAD: Layout = Layout::Lanes;
 
 /// Images of a batch that are stored side by side.
 pub struct LaneGroup {
@@ -50,13 +47,13 @@ impl LaneGroup {
 
     /// The logits of the last forward batch, `[images][classes]`.
     pub fn logits(&self, plan: &Plan, shape: Shape, logits: &mut [f32]) {
-        HEAD.unpack_images(self.arena.read(plan.logits), shape, logits);
+        Layout::Lanes.unpack_images(self.arena.read(plan.logits), shape, logits);
     }
 
     /// Puts the gradient of the logits, `[images][classes]`, where the backward pass starts.
     pub fn load_logits_gradient(&mut self, plan: &Plan, shape: Shape, gradient: &[f32]) {
         let (_, [group]) = self.arena.borrow([], [plan.logits_gradient]);
-        HEAD.pack_images(gradient, shape, group);
+        Layout::Lanes.pack_images(gradient, shape, group);
     }
 
     /// Room for the sums of some bands, `[band][channel][2]`.

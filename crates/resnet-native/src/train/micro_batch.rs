@@ -9,26 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::vec;
 
-use crate::kernels::{ConvBand, Source, Sums, WeightGradientBand};
-use crate::layout::{LANE_GROUP, Layout, lane_groups};
+use crate::kernels::{ConvBand, Kernels, Source, Sums, WeightGradientBand};
+use crate::layout::{LANE_GROUP, lane_groups};
 use crate::memory::{Arena, Buffer};
 use crate::profile::StepTime;
-use crate::train::bands::band_rows;
-use crate::train::context::{BANDS, BatchContext, Context, non_temporal};
+use crate::train::bands::WeightBands;
+use crate::train::context::{BatchContext, Context, non_temporal};
 use crate::train::lane_group::LaneGroup;
 use crate::train::plan::{Backward, ConvGradients, Plan, Read, Reduce};
 use crate::train::program::ConvLayer;
 use resnet_graph::{NodeId, Shape, Work};
-
-/// Pixels that a band of a weight gradient should have at least: below, summing the lanes of the
-/// accumulators takes a noticeable share of the time.
-const WEIGHT_BAND_PIXELS: usize = 64;
-
-/// The same for tiles, whose sums are as long as all weights.
-const TILED_WEIGHT_BAND_PIXELS: usize = 256;
-
-/// Floats that the partial gradients of one convolution may take.
-const MAX_PARTIAL_LEN: usize = 1 << 22;
 
 /// Some images of a batch.
 pub struct MicroBatch {
@@ -43,14 +33,14 @@ pub struct MicroBatch {
 
 impl MicroBatch {
     /// Images of a full micro_batch.
-    pub fn capacity(layout: Layout) -> usize {
-        LANE_GROUP * layout.weight_groups()
+    pub fn capacity(kernels: &dyn Kernels) -> usize {
+        LANE_GROUP * kernels.schedule().lane_groups
     }
 
     /// A micro_batch with the memory that `plan` takes.
-    pub fn new(plan: &Plan, layout: Layout) -> Self {
+    pub fn new(plan: &Plan, kernels: &dyn Kernels) -> Self {
         Self {
-            groups: (0..layout.weight_groups()).map(|_| LaneGroup::new(plan)).collect(),
+            groups: (0..kernels.schedule().lane_groups).map(|_| LaneGroup::new(plan)).collect(),
             partials: Arena::new(0),
             partial_len: 0,
             bias_gradient: Vec::new(),
@@ -153,17 +143,17 @@ impl MicroBatch {
     /// the cache for the second.
     fn conv_backward(&mut self, batch: BatchContext<'_>, node: NodeId, step: ConvGradients) {
         let layer = &batch.context.program.convs[step.conv];
-        let (conv, layout) = (&layer.conv, layer.layout);
-        let len = batch.context.kernels.of(layout).gradient_len(conv);
-        let (rows, parts) = weight_bands(layer, len, batch.images);
+        let (conv, kernels) = (&layer.conv, batch.context.kernels.of(layer.layout));
+        let (len, schedule) = (kernels.gradient_len(conv), kernels.schedule());
+        let WeightBands { rows, parts } = WeightBands::new(conv, schedule, len, batch.images);
         let bands = conv.output().height / rows;
-        self.new_partials(len * bands * lane_groups(self.images()).div_ceil(layout.weight_groups()));
+        self.new_partials(len * bands * lane_groups(self.images()).div_ceil(schedule.lane_groups));
         self.add_up_bias(step.output_gradient, layer);
         let groups = self.groups.iter_mut().filter(|group| group.images > 0);
         let mut groups: Vec<_> = groups.map(|group| ConvGroup::new(batch, step, group, bands)).collect();
         let mut jobs = Vec::new();
         let mut partials = self.partials.all()[..self.partial_len].chunks_mut(len / parts);
-        for set in groups.chunks_mut(layout.weight_groups()) {
+        for set in groups.chunks_mut(schedule.lane_groups) {
             for (band, part) in (0..bands).flat_map(|band| (0..parts).map(move |part| (band, part))) {
                 let inputs = set.iter().map(|group| group.input).collect();
                 let output_gradients: Vec<_> = set.iter().map(|group| group.output_gradient).collect();
@@ -174,7 +164,7 @@ impl MicroBatch {
             }
         }
         let accumulate = step.input_gradient.is_some_and(|gradient| gradient.accumulate);
-        let non_temporal = non_temporal(layout, conv.input(), batch.images);
+        let non_temporal = non_temporal(layer.layout, conv.input(), batch.images);
         let work = ConvBackward { layer, batch, rows, part: conv.outputs / parts, accumulate, non_temporal };
         let times = [const { AtomicU64::new(0) }; 2];
         batch.context.team.for_each(jobs.into_iter(), |job| work.run(job, &times));
@@ -311,21 +301,4 @@ impl ConvBackward<'_> {
             time.fetch_add(spent.as_nanos() as u64, Ordering::Relaxed);
         }
     }
-}
-
-/// Rows of a band of a weight gradient, and into how many parts its outputs are cut.
-fn weight_bands(layer: &ConvLayer, gradient_len: usize, images: usize) -> (usize, usize) {
-    let shape = layer.conv.output();
-    let sets = lane_groups(images).div_ceil(layer.layout.weight_groups());
-    let pixels = if layer.layout.cuts_outputs() { WEIGHT_BAND_PIXELS } else { TILED_WEIGHT_BAND_PIXELS };
-    let most = BANDS.min((sets * shape.height * shape.width).div_ceil(pixels)).min(MAX_PARTIAL_LEN / gradient_len);
-    let rows = band_rows(shape.height, sets, most);
-    let bands = sets * (shape.height / rows);
-    let parts = if layer.layout.cuts_outputs() { output_parts(layer.conv.outputs, BANDS.div_ceil(bands)) } else { 1 };
-    (rows, parts)
-}
-
-/// Into how many equal parts, about `wanted`, of at least eight outputs, a weight gradient is cut.
-fn output_parts(outputs: usize, wanted: usize) -> usize {
-    (1..=wanted).rev().find(|parts| outputs.is_multiple_of(8 * parts)).unwrap_or(1)
 }

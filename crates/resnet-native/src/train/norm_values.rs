@@ -1,22 +1,10 @@
 //! Batch norm's statistics, and what follows from them for each channel.
 
-use std::ops::Range;
-
+use crate::fuse::{NORM_EPS, Norm};
 use crate::kernels::Affine;
-use crate::train::program::NormLayer;
 
 /// Momentum of the running statistics, as PyTorch's default.
 const RUNNING_MOMENTUM: f64 = 0.1;
-
-/// Added to the variance, as PyTorch's default.
-const EPS: f64 = 1e-5;
-
-/// Factor and summand of a channel of batch norm with the running statistics.
-pub fn running_affine(norm: &NormLayer, parameters: &[f32], running: &[f32], channel: usize) -> (f64, f64) {
-    let value = |values: &[f32], range: &Range<usize>| f64::from(values[range.start + channel]);
-    let scale = value(parameters, &norm.weight) / (value(running, &norm.running_var) + EPS).sqrt();
-    (scale, value(parameters, &norm.bias) - value(running, &norm.running_mean) * scale)
-}
 
 /// Per channel `a, b, c` of `a g + b y + c`, the gradient by batch norm's input `y`.
 pub type Factors = [Vec<f32>; 3];
@@ -51,14 +39,7 @@ impl NormValues {
 
     /// Takes mean and variance from the moments of the batch, and moves the running statistics on: they
     /// take the unbiased variance, the normalisation the biased one.
-    pub fn use_batch(
-        &mut self,
-        norm: &NormLayer,
-        parameters: &[f32],
-        moments: &[f64],
-        count: usize,
-        running: &mut [f32],
-    ) {
+    pub fn use_batch(&mut self, norm: &Norm, parameters: &[f32], moments: &[f64], count: usize, running: &mut [f32]) {
         let count = count as f64;
         for (channel, sums) in moments.chunks_exact(2).enumerate() {
             let running_mean = &mut running[norm.running_mean.start + channel];
@@ -78,8 +59,8 @@ impl NormValues {
         Affine { scale: &self.scale, shift: &self.shift }
     }
 
-    fn set(&mut self, norm: &NormLayer, parameters: &[f32], channel: usize, mean: f64, variance: f64) {
-        let inv_std = 1.0 / (variance + EPS).sqrt();
+    fn set(&mut self, norm: &Norm, parameters: &[f32], channel: usize, mean: f64, variance: f64) {
+        let inv_std = 1.0 / (variance + NORM_EPS).sqrt();
         let scale = f64::from(parameters[norm.weight.start + channel]) * inv_std;
         self.mean[channel] = mean as f32;
         self.inv_std[channel] = inv_std as f32;

@@ -1,8 +1,9 @@
 //! A program laid out for a group of images: the steps of the forward and backward batch, and where in the
 //! arena each value lives, from the step that makes it to the last that reads it.
 
-use crate::memory::Buffer;
-use crate::train::program::{Layer, Program};
+use crate::fuse::Layer;
+use crate::memory::{Buffer, Lifetime, place};
+use crate::train::program::Program;
 use resnet_graph::{Graph, NodeId};
 
 /// One step of the forward batch.
@@ -168,19 +169,12 @@ impl Plan {
     }
 }
 
-/// A value's memory, before it has an offset.
-#[derive(Clone, Copy, Debug)]
-struct Storage {
-    len: usize,
-    first: usize,
-    last: usize,
-}
-
+/// Index of a value's [`Lifetime`].
 type StorageId = usize;
 
 struct Planner<'a> {
     program: &'a Program,
-    storages: Vec<Storage>,
+    storages: Vec<Lifetime<()>>,
     /// Where each graph node's output is.
     values: Vec<Option<Read<StorageId>>>,
     /// Where each graph node's gradient is.
@@ -211,7 +205,7 @@ impl<'a> Planner<'a> {
                 self.read(input, step);
             }
             self.values[layer.output()] = Some(match *layer {
-                Layer::Norm { norm, input, stored: false, .. } => {
+                Layer::Norm { norm, input, .. } if self.program.recomputed[norm] => {
                     Read::Normalized { norm, input: self.stored(input, step) }
                 }
                 _ => Read::Stored(self.allocate(layer.output(), step)),
@@ -233,7 +227,7 @@ impl<'a> Planner<'a> {
             let input = read(inputs.next().expect("every layer has an input"));
             Forward { layer: *layer, input, residual: inputs.next().map(value), output: value(layer.output()) }
         };
-        let is_run = |layer: &&Layer| !matches!(layer, Layer::Norm { stored: false, .. });
+        let is_run = |layer: &&Layer| !matches!(layer, Layer::Norm { norm, .. } if self.program.recomputed[*norm]);
         Plan {
             input: value(Graph::INPUT),
             forward: layers.iter().filter(is_run).map(forward).collect(),
@@ -246,7 +240,7 @@ impl<'a> Planner<'a> {
 
     fn allocate(&mut self, node: NodeId, step: usize) -> StorageId {
         let len = self.program.layouts[node].lane_group_len(self.program.shapes[node]);
-        self.storages.push(Storage { len, first: step, last: step });
+        self.storages.push(Lifetime { len, first: step, last: step, kind: None });
         self.storages.len() - 1
     }
 
@@ -380,56 +374,6 @@ impl Draft {
                 output_gradient: buffers[output_gradient],
                 input_gradient: buffers[input_gradient],
             },
-        }
-    }
-}
-
-/// Gives every storage the lowest offset where it meets no other that lives at the same time, largest
-/// first. Returns the buffers and the length of the arena.
-fn place(storages: &[Storage]) -> (Vec<Buffer>, usize) {
-    let mut order: Vec<StorageId> = (0..storages.len()).collect();
-    order.sort_by_key(|&id| (std::cmp::Reverse(storages[id].len), storages[id].first));
-    let mut buffers = vec![Buffer { offset: 0, len: 0 }; storages.len()];
-    let mut placed: Vec<StorageId> = Vec::new(); // by offset
-    let mut arena_len = 0;
-    for id in order {
-        let storage = storages[id];
-        let mut offset = 0;
-        for &other in &placed {
-            let alive = storages[other].first <= storage.last && storage.first <= storages[other].last;
-            let Buffer { offset: start, len } = buffers[other];
-            if alive && offset < start + len && start < offset + storage.len {
-                offset = start + len;
-            }
-        }
-        buffers[id] = Buffer { offset, len: storage.len };
-        arena_len = arena_len.max(offset + storage.len);
-        let position = placed.partition_point(|&other| buffers[other].offset <= offset);
-        placed.insert(position, id);
-    }
-    (buffers, arena_len)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn storages_alive_at_the_same_time_never_overlap() {
-        let storages: Vec<_> = (0..60usize)
-            .map(|i| Storage { len: 16 * (1 + i * 7 % 5), first: i * 13 % 31, last: i * 13 % 31 + i % 9 })
-            .collect();
-        let (buffers, arena_len) = place(&storages);
-        let total: usize = storages.iter().map(|s| s.len).sum();
-        assert!(arena_len < total, "memory is used again");
-        for i in 0..storages.len() {
-            assert!(buffers[i].offset + buffers[i].len <= arena_len);
-            for j in 0..i {
-                let together = storages[i].first <= storages[j].last && storages[j].first <= storages[i].last;
-                let apart = buffers[i].offset >= buffers[j].offset + buffers[j].len
-                    || buffers[j].offset >= buffers[i].offset + buffers[i].len;
-                assert!(!together || apart, "{i} and {j} overlap");
-            }
         }
     }
 }

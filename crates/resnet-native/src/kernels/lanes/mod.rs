@@ -15,6 +15,7 @@ mod shortcut_pool;
 mod weight_gradient;
 mod winograd;
 
+use super::train::Schedule;
 use super::vector::Vector;
 
 pub use conv::conv;
@@ -23,3 +24,6 @@ pub use pack::{gradient_len, pack, packed_len, unpack_gradient};
 pub use peak::peak;
 pub use shortcut_pool::{avg_pool, avg_pool_backward, pad_shortcut, pad_shortcut_backward};
 pub use weight_gradient::weight_gradient;
+
+/// A band of fewer pixels spends a noticeable share of its time on summing the lanes of accumulators.
+pub const SCHEDULE: Schedule = Schedule { lane_groups: 1, band_pixels: 64, cuts_outputs: true };

@@ -21,6 +21,7 @@ mod weight_gradient;
 mod winograd;
 mod writer;
 
+use super::train::Schedule;
 use super::vector::Vector;
 use crate::layout::MAX_PLANES;
 use crate::layout::tiles::{HALF, TILE};
@@ -33,6 +34,9 @@ pub use peak::peak;
 pub use shortcut_pool::{avg_pool, avg_pool_backward, pad_shortcut, pad_shortcut_backward};
 pub use software::Software;
 pub use weight_gradient::weight_gradient;
+
+/// A product of tiles sums over 32 images; the sums of a band are as long as all weights.
+pub const SCHEDULE: Schedule = Schedule { lane_groups: 2, band_pixels: 256, cuts_outputs: false };
 
 /// Eight registers, each a tile of 16 rows of 16 words.
 ///
