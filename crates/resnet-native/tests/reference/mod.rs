@@ -187,7 +187,7 @@ fn max_pool(input: &[f64], from: Shape, to: Shape, [kernel, stride, padding]: [u
     output
 }
 
-fn pad_shortcut(input: &[f64], from: Shape, to: Shape, stride: usize) -> Vec<f64> {
+pub fn pad_shortcut(input: &[f64], from: Shape, to: Shape, stride: usize) -> Vec<f64> {
     let images = input.len() / from.len();
     let mut output = vec![0.0; images * to.len()];
     let first = (to.channels - from.channels) / 2;
