@@ -268,10 +268,9 @@ fn mask(gradient: &[f64], output: &[f64]) -> Vec<f64> {
     gradient.iter().zip(output).map(|(g, &x)| if x > 0.0 { *g } else { 0.0 }).collect()
 }
 
-/// Rounding that falls on the other side in single precision moves a few values by a step of bf16, and some of
-/// them over a ReLU's edge: what is left of the 8 bits is below a hundredth of a tensor's length. A term that
-/// is missing, or rounded where it should not be, is not.
-const TOLERANCE: f64 = 0.01;
+/// Of a tensor's length: 1e-5 is what is found, and what single precision leaves of sums. A sum that falls on
+/// the other side of a rounding moves a value by a step of bf16, and may move it over a ReLU's edge.
+const TOLERANCE: f64 = 2e-3;
 
 #[test]
 fn gradients_in_bf16_are_those_of_the_same_network_rounded_in_the_same_places() {
