@@ -167,27 +167,34 @@ fn base(name: Option<String>, layers: &[(Option<PathBuf>, Table)]) -> Result<Tab
 }
 
 fn parse(settings: Table, path: Option<&Path>) -> Result<Config> {
-    settings.try_into().map_err(|error: toml::de::Error| {
-        // The value has no place in a text any more; the setting's name stands on the last line.
-        let message = error.to_string().trim_end().replace(error.message(), &explain(error.message()));
-        in_file(path, Error::Config(message.replace('\n', ": ")))
-    })
+    settings.try_into().map_err(|error| in_file(path, Error::Config(explain(&error))))
 }
 
-/// What serde says of a wrong name; with the one that was probably meant instead of all there are.
-fn explain(message: &str) -> String {
-    // "unknown field `wrong`, expected one of `this`, `that`"
-    let mut names = message.split('`').skip(1).step_by(2);
-    let (Some(wrong), true) = (names.next(), message.starts_with("unknown ")) else { return message.into() };
-    let flag = SETTINGS.iter().find(|setting| setting.flag == wrong || setting.aliases.contains(&wrong));
-    let similar = names
-        .map(|name| (strsim::jaro_winkler(wrong, name), name))
-        .filter(|(similarity, _)| *similarity > 0.8)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    match (flag.map(|setting| setting.key).or(similar.map(|(_, name)| name)), message.split_once(',')) {
-        (Some(meant), Some((unknown, _))) => format!("{unknown}: did you mean `{meant}`?"),
-        _ => message.into(),
+/// What serde says, in a line. Where a name is wrong, with the one that was probably meant in place of
+/// all there are.
+fn explain(error: &toml::de::Error) -> String {
+    // unknown field `wrong`, expected one of `this`, `that`
+    // in `place`
+    let text = error.to_string();
+    let mut lines = text.lines();
+    let (message, place) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    match (meant(message, place), message.split_once(',')) {
+        (Some(name), Some((wrong, _))) => format!("{}: did you mean `{name}`?", format!("{wrong} {place}").trim_end()),
+        _ => text.trim_end().replace('\n', ": "),
     }
+}
+
+/// The setting whose flag goes by the wrong name, or else the most similar of the names expected.
+fn meant<'a>(message: &'a str, place: &str) -> Option<&'a str> {
+    const SIMILAR: f64 = 0.8;
+    let mut names = message.strip_prefix("unknown ")?.split('`').skip(1).step_by(2);
+    let wrong = names.next()?;
+    // A setting of another kind of optimizer or schedule may stand in the right place.
+    let here = format!("{}.{wrong}", place.trim_start_matches("in `").trim_end_matches('`'));
+    let flag = SETTINGS.iter().find(|setting| setting.flag == wrong || setting.aliases.contains(&wrong));
+    let elsewhere = flag.map(|setting| setting.key).filter(|key| *key != here);
+    let similar = names.map(|name| (strsim::jaro_winkler(wrong, name), name)).filter(|(by, _)| *by > SIMILAR);
+    elsewhere.or_else(|| similar.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, name)| name))
 }
 
 /// Lays `layer` over `settings`.
@@ -377,8 +384,9 @@ mod tests {
             ("learning-rate = 1", "did you mean `lr`?"),
             ("momentum = 0.5", "did you mean `optimizer.momentum`?"),
             ("log-intervall = 5", "did you mean `log-interval`?"),
-            ("schedule.gama = 0.2", "unknown field `gama`: did you mean `gamma`?: in `schedule`"),
+            ("schedule.gama = 0.2", "unknown field `gama` in `schedule`: did you mean `gamma`?"),
             ("optimizer.kind = 'adan'", "did you mean `adam`?"),
+            ("optimizer.kind = 'adam'\noptimizer.momentum = 0.5", "`momentum`, expected one of `beta1`"),
             ("zzz = 1", "expected one of `recipe`"),
             ("threads = 5000", "threads must be from 0 to 1024, found 5000"),
             ("optimizer.weight-decay = -1.0", "optimizer.weight-decay must be at least 0"),

@@ -87,7 +87,7 @@ pub const EPOCHS: Setting = Setting::new(
     Group::Training,
     "N",
     Values::Positive,
-    "Steps as passes over the training images, also 0.5",
+    "Passes over the training images, in place of --iterations; may be 0.5",
 );
 
 /// Precisions in which a network is trained or run.
@@ -337,24 +337,24 @@ impl Group {
 
 impl Values {
     fn parse(&self, text: &str) -> Result<Value> {
-        let number = |text: &str| text.trim().parse::<f64>().map_err(|_| expected("a number"));
+        let number = |text: &str, what| text.trim().parse().map(Value::Float).map_err(|_| expected(what));
         match self {
             Self::Text => Ok(text.into()),
             Self::Switch => {
                 text.to_ascii_lowercase().parse().map(Value::Boolean).map_err(|_| expected("true or false"))
             }
-            Self::Choice(choices) => choices
-                .iter()
-                .find(|choice| choice.name.eq_ignore_ascii_case(text))
-                .map(|choice| choice.name.into())
-                .ok_or_else(|| expected(&choices.iter().map(|choice| choice.name).collect::<Vec<_>>().join(", "))),
+            Self::Choice(choices) => {
+                let names = choices.iter().map(|choice| choice.name);
+                let found = names.clone().find(|name| name.eq_ignore_ascii_case(text)).map(Value::from);
+                found.ok_or_else(|| expected(&names.collect::<Vec<_>>().join(", ")))
+            }
             Self::Count { .. } => {
                 text.parse().map(Value::Integer).map_err(|error| expected(&format!("a whole number: {error}")))
             }
-            Self::Positive | Self::NotNegative | Self::Share => number(text).map(Value::Float),
+            Self::Positive | Self::NotNegative | Self::Share => number(text, "a number"),
             Self::Numbers => {
-                let numbers: Result<_> = text.split(',').map(|text| number(text).map(Value::Float)).collect();
-                numbers.map(Value::Array)
+                let numbers = text.split(',').map(|text| number(text, "numbers with commas between them"));
+                numbers.collect::<Result<_>>().map(Value::Array)
             }
         }
     }
@@ -461,7 +461,7 @@ mod tests {
             ("momentum", "1", "must be from 0 to below 1"),
             ("flip", "maybe", "expected true or false"),
             ("shortcut", "d", "expected a, b, c"),
-            ("mean", "0.5,,0.5", "expected a number"),
+            ("mean", "0.5,,0.5", "expected numbers with commas"),
         ] {
             let setting = SETTINGS.iter().find(|setting| setting.flag == flag).expect(flag);
             let found = setting.parse(text).expect_err(text).to_string();
