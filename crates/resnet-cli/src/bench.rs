@@ -6,8 +6,8 @@ use resnet::arch::{Network, initial_state};
 use resnet::engine::{self, Batch, Loss, Options, Part, PartTime, Precision, Rule, Update, Work};
 use serde::Serialize;
 
-use crate::network::NetworkArgs;
-use crate::precision::{PrecisionArg, check_speed};
+use crate::args::network::NetworkArgs;
+use crate::args::precision::{PrecisionArg, check_speed};
 use crate::terminal::{Align, print, print_json, table};
 
 const EXAMPLES: &str = "\
@@ -28,7 +28,14 @@ pub struct Args {
     #[arg(default_value = "resnet20")]
     model: String,
     /// Images of a step
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(
+        short,
+        long,
+        visible_alias = "batch-size",
+        value_name = "N",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
     batch: u32,
     /// Threads; one a core by default
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]

@@ -7,7 +7,7 @@ use resnet::arch::Network;
 use resnet::weights::{self, Weights, safetensors};
 use resnet::{StateDict, Tensor};
 
-use crate::network::NetworkArgs;
+use crate::args::network::NetworkArgs;
 use crate::terminal::{grouped, print};
 
 const EXAMPLES: &str = "\

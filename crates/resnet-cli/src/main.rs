@@ -1,13 +1,11 @@
 //! The `resnet` command: one line in `run` for each thing it does.
 
+mod args;
 mod bench;
 mod convert;
 mod data;
 mod eval;
-mod network;
 mod plot;
-mod precision;
-mod preprocess;
 mod progress;
 mod summary;
 mod terminal;

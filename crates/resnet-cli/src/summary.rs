@@ -2,7 +2,7 @@
 
 use resnet::arch::{LayerSummary, Network, Summary};
 
-use crate::network::NetworkArgs;
+use crate::args::network::{self, NetworkArgs};
 use crate::terminal::{Align, grouped, print, print_json, short, table};
 
 const EXAMPLES: &str = "\
@@ -18,7 +18,7 @@ fully connected layer.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Network: resnet20, 32, 44, 56, 110, 1202, plain20 to plain110, cifar-resnet<6n+2>, cifar-plain<6n+2>
+    #[arg(help = network::MODEL)]
     model: String,
     /// Print JSON
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
-use resnet::train::{Checkpoint, RunDir, metrics};
+use resnet::train::{Checkpoint, RunDir, SETTINGS, Setting, Values, metrics};
 
 const ITERATIONS: u64 = 30;
 
@@ -103,18 +103,83 @@ fn the_printed_settings_give_the_same_settings() {
     assert!(!folder.path().join("runs").exists());
 }
 
+/// A value of the setting that no other has by default.
+fn sample(setting: &Setting) -> &'static str {
+    match setting.values {
+        Values::Text => "elsewhere",
+        Values::Switch => "false",
+        Values::Choice(choices) => choices[1].name,
+        Values::Count { .. } => "7",
+        Values::Positive | Values::NotNegative | Values::Share => "0.25",
+        Values::Numbers => "0.5,0.25,0.125",
+    }
+}
+
+#[test]
+fn a_flag_does_the_same_by_each_of_its_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let print = |arguments: &[&str]| {
+        let output = resnet(folder.path(), &[arguments, &["--print-config"]].concat()).assert().success();
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    let default = print(&[]);
+    for setting in SETTINGS {
+        let value = sample(setting);
+        let aliases = setting.aliases.iter().map(|alias| format!("--{alias}"));
+        let names: Vec<_> = aliases.chain(setting.short.map(|short| format!("-{short}"))).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let expected = print(&[&format!("--{}", setting.flag), value]);
+        assert_ne!(expected, default, "--{} does nothing", setting.flag);
+        for name in &names {
+            assert_eq!(print(&[name, value]), expected, "{name}");
+        }
+    }
+    assert_eq!(print(&["--model=plain20"]), print(&["plain20"]));
+    let statistics = print(&["--mean=-0.5,0.25,0.125", "--std=0.5,0.25,0.125"]);
+    assert!(statistics.contains("kind = \"channel\"") && statistics.contains("mean = [-0.5, 0.25, 0.125]"));
+}
+
+#[test]
+fn epochs_are_counted_on_the_data_and_kept_as_iterations() {
+    let folder = tempfile::tempdir().unwrap();
+    // The 9,960 images that are left make 100 iterations, a fortieth of them 2.5.
+    let flags = ["cifar-resnet8", "--epochs=0.025", "-b=100", "--validation-images=40", "--name=run", "-j=1"];
+    resnet(folder.path(), &flags).assert().success().stderr(contains("3 iterations of 100 images"));
+    let config = RunDir::open(&folder.path().join("runs/run")).unwrap().config().unwrap();
+    assert_eq!((config.iterations, config.batch, config.workers), (3, 100, 1));
+    resnet(folder.path(), &["--resume=runs/run", "--workers=2", "--threads=1"]).assert().success();
+
+    let output = resnet(folder.path(), &["--recipe=paper-cifar", "--data=synthetic", "--epochs=10", "--print-config"])
+        .assert()
+        .success()
+        .stdout(contains("iterations = 790").and(contains("milestones = [395, 593]")));
+    assert!(!String::from_utf8_lossy(&output.get_output().stdout).contains("epochs"));
+}
+
 #[test]
 fn wrong_use_is_explained_and_leaves_no_run() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("mine.toml"), "batch = 0\n").unwrap();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 21] = [
         (&["resnet21"], "resnet21"),
-        (&["--recipe=imagenet"], "expected one of quick, fast, paper-cifar"),
+        (&["--recipe=imagenet"], "quick, fast, paper-cifar"),
         (&["--config=mine.toml"], "mine.toml: batch must be at least 1"),
         (&["--config=absent.toml"], "absent.toml"),
         (&["--precision=f64"], "f32, tf32, bf16"),
         (&["--set=batch"], "SETTING=VALUE"),
-        (&["--set=learning-rate=1"], "unknown field `learning-rate`"),
+        (&["--set=learning-rate=1"], "unknown field `learning-rate`: did you mean `lr`?"),
+        (&["--set=schedule.rize=0.5"], "did you mean `rise`?"),
+        (&["--batch=many"], "'many' for '--batch <N>': expected a whole number"),
+        (&["--threads=-1"], "'-1' for '--threads <N>': must be from 0 to 1024"),
+        (&["--lr", "-1"], "'-1' for '--lr <X>': must be positive"),
+        (&["--schedule=step"], "multi-step, cosine, one-cycle, plateau"),
+        (&["--shortcut=d"], "possible values: a, b, c"),
+        (&["--epochs=0"], "'0' for '--epochs <N>': must be positive"),
+        (&["--epochs=1", "--iterations=1"], "'--iterations <N>'"),
+        (&["--epochs=1", "--validation-images=10000"], "validation-images must be below"),
+        (&["--optimizer=adam", "--momentum=0.5"], "momentum"),
         (&["--data=absent"], "absent"),
         (&["--classes=7"], "7 classes"),
         (&["--resume=absent"], "absent: not a run"),

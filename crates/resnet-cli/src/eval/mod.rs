@@ -12,9 +12,9 @@ use resnet::engine::{self, Options};
 use resnet::eval::{Evaluation, evaluate};
 use serde::Serialize;
 
-use crate::network::NetworkArgs;
-use crate::precision::{PrecisionArg, check_speed};
-use crate::preprocess::PreprocessArgs;
+use crate::args::network::NetworkArgs;
+use crate::args::precision::{PrecisionArg, check_speed};
+use crate::args::preprocess::PreprocessArgs;
 use crate::progress::Progress;
 use crate::terminal::{print, print_json};
 use subject::{Checkpoint, Subject};

@@ -11,7 +11,7 @@ use resnet::train::RunDir;
 use resnet::weights;
 
 use super::Args;
-use crate::network::NetworkArgs;
+use crate::args::network::NetworkArgs;
 
 /// A trained network, and what its training knew about images.
 pub struct Subject {

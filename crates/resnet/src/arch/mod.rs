@@ -3,9 +3,11 @@
 mod init;
 mod lower;
 mod names;
+mod overrides;
 mod summary;
 
 pub use init::initial_state;
+pub use overrides::Overrides;
 pub use resnet_graph::{Branch, Graph, Node, NodeId, Op, Role, Shape, TensorSpec, TensorTable};
 pub use summary::{LayerSummary, Summary};
 

@@ -1,9 +1,11 @@
 //! Everything needed to repeat a run.
 
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use super::schedule::Schedule;
-use crate::arch::{Network, ProjectionInit, Shortcut};
+use super::settings::SETTINGS;
+use crate::arch::{Network, Overrides, ProjectionInit, Shortcut};
 use crate::data::{Augment, Preprocess};
 use crate::engine::{self, Loss, Precision, Rule, Update};
 use crate::{Error, Result};
@@ -57,8 +59,11 @@ pub struct Config {
     /// run when absent.
     #[serde(default = "engine::fastest_precision")]
     pub precision: Precision,
-    /// Threads of the engine; 0 for one a core. The one setting that does not change the result.
+    /// Threads of the engine; 0 for one a core. They do not change the result.
     pub threads: usize,
+    /// Threads that decode and augment images; 0 to go by the cores. They do not change the result.
+    #[serde(default)]
+    pub workers: usize,
     /// How pixels are normalised.
     pub preprocess: Preprocess,
     /// How training images are varied.
@@ -129,22 +134,15 @@ impl Optimizer {
         Update::uniform(rule, lr as f32, weight_decay as f32, parameters)
     }
 
+    /// Checks what has no flag and so is not in [`SETTINGS`].
     fn check(&self) -> Result<()> {
-        let (decays, weight_decay) = match *self {
-            Self::Sgd { momentum, weight_decay, .. } => ([("momentum", momentum); 2], weight_decay),
-            Self::Adam { beta1, beta2, weight_decay, .. } => ([("beta1", beta1), ("beta2", beta2)], weight_decay),
-        };
-        for (name, decay) in decays {
+        let Self::Adam { beta1, beta2, eps, .. } = *self else { return Ok(()) };
+        for (name, decay) in [("beta1", beta1), ("beta2", beta2)] {
             require((0.0..1.0).contains(&decay), || {
                 format!("optimizer.{name} must be from 0 to below 1, found {decay}")
             })?;
         }
-        if let Self::Adam { eps, .. } = *self {
-            require(eps.is_finite() && eps > 0.0, || format!("optimizer.eps must be positive, found {eps}"))?;
-        }
-        require(weight_decay.is_finite() && weight_decay >= 0.0, || {
-            format!("optimizer.weight-decay must not be negative, found {weight_decay}")
-        })
+        require(eps.is_finite() && eps > 0.0, || format!("optimizer.eps must be positive, found {eps}"))
     }
 }
 
@@ -159,15 +157,23 @@ impl Config {
             (None, Some(name)) => Network::named(name)?,
             (None, None) => return Err(Error::Config("expected a 'model' or a 'network'".into())),
         };
-        if let Some(shortcut) = self.shortcut {
-            require(network.shortcut.is_some(), || format!("shortcut: '{}' is a plain network", network.name))?;
-            network.shortcut = Some(shortcut);
-        }
-        network.projection_init = self.projection_init.unwrap_or(network.projection_init);
-        network.classes = self.classes.unwrap_or(network.classes);
-        network.input.channels = self.in_channels.unwrap_or(network.input.channels);
+        let Self { shortcut, projection_init, classes, in_channels, .. } = *self;
+        Overrides { shortcut, projection_init, classes, in_channels }.apply(&mut network)?;
         network.graph()?;
         Ok(network)
+    }
+
+    /// Iterations in which training goes through `train_images` once, those held back left out.
+    ///
+    /// # Errors
+    /// When all images are held back.
+    pub(super) fn iterations_per_epoch(&self, train_images: usize) -> Result<u64> {
+        let left = train_images.saturating_sub(self.validation_images);
+        require(left > 0, || {
+            let held_back = self.validation_images;
+            format!("validation-images must be below the {train_images} training images, found {held_back}")
+        })?;
+        Ok(left.div_ceil(self.batch) as u64)
     }
 
     /// What is minimised.
@@ -178,19 +184,8 @@ impl Config {
     /// # Errors
     /// When a setting means nothing; the message names it.
     pub(super) fn check(&self) -> Result<()> {
-        for (name, count) in [
-            ("batch", self.batch as u64),
-            ("iterations", self.iterations),
-            ("log-interval", self.log_interval),
-            ("eval-interval", self.eval_interval),
-            ("checkpoint-interval", self.checkpoint_interval),
-        ] {
-            require(count > 0, || format!("{name} must be at least 1"))?;
-        }
-        require(self.lr.is_finite() && self.lr > 0.0, || format!("lr must be positive, found {}", self.lr))?;
-        require((0.0..1.0).contains(&self.label_smoothing), || {
-            format!("label-smoothing must be from 0 to below 1, found {}", self.label_smoothing)
-        })?;
+        let settings = Table::try_from(self).map_err(does_not_fit)?;
+        SETTINGS.iter().try_for_each(|setting| setting.check(&settings))?;
         self.optimizer.check()?;
         self.schedule.check()?;
         self.network().map(drop)
@@ -201,8 +196,12 @@ impl Config {
     /// # Errors
     /// When a number is beyond what TOML holds.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| Error::Config(format!("the settings do not fit TOML: {error}")))
+        toml::to_string(self).map_err(does_not_fit)
     }
+}
+
+fn does_not_fit(error: toml::ser::Error) -> Error {
+    Error::Config(format!("the settings do not fit TOML: {error}"))
 }
 
 fn require(good: bool, message: impl FnOnce() -> String) -> Result<()> {

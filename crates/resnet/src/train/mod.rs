@@ -7,11 +7,13 @@ mod recipe;
 mod run;
 mod rundir;
 mod schedule;
+mod settings;
 mod tensorboard;
 
 pub use checkpoint::{Best, Checkpoint, Progress, Sums};
 pub use config::{Config, Optimizer};
 pub use recipe::{Layers, RECIPES, Recipe};
-pub use run::{Event, Run};
+pub use run::{Event, Resources, Run};
 pub use rundir::RunDir;
 pub use schedule::{Anneal, Schedule, ScheduleState, WARMUP_WINDOW, Warmup, Window};
+pub use settings::{Choice, EPOCHS, Group, PRECISIONS, SETTINGS, Setting, Values};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::Config;
+use super::settings::{EPOCHS, SETTINGS};
 use crate::{Error, Result};
 
 /// A way to train, by name.
@@ -12,23 +13,34 @@ use crate::{Error, Result};
 pub struct Recipe {
     /// What `--recipe` takes.
     pub name: &'static str,
+    /// What it is for and how long it takes, in a line.
+    pub summary: &'static str,
     /// A whole [`Config`] in TOML, with its reasons.
     pub toml: &'static str,
 }
 
 /// The recipes there are; the first is the default.
 pub const RECIPES: [Recipe; 3] = [
-    Recipe { name: "quick", toml: include_str!("recipes/quick.toml") },
-    Recipe { name: "fast", toml: include_str!("recipes/fast.toml") },
-    Recipe { name: "paper-cifar", toml: include_str!("recipes/paper-cifar.toml") },
+    Recipe {
+        name: "quick",
+        summary: "a first look, on built-in images: about a minute on two cores",
+        toml: include_str!("recipes/quick.toml"),
+    },
+    Recipe {
+        name: "fast",
+        summary: "the paper's accuracy on CIFAR-10 in a third of its epochs",
+        toml: include_str!("recipes/fast.toml"),
+    },
+    Recipe { name: "paper-cifar", summary: "section 4.2 of the paper", toml: include_str!("recipes/paper-cifar.toml") },
 ];
 
 /// Settings from several places, the later over the earlier.
 ///
-/// A layer need not say all. Where it changes the number of `iterations` and gives no `schedule`, what
-/// earlier layers count in iterations is scaled with it: half of `paper-cifar` drops the learning rate
-/// at 16k and 24k. Where it gives another `kind` of schedule, optimizer or preprocessing, the earlier
-/// one is replaced as a whole.
+/// A layer need not say all. Where it changes the number of `iterations`, what the schedule of earlier
+/// layers counts in iterations is scaled with it: half of `paper-cifar` drops the learning rate at 16k
+/// and 24k. Where it gives another `kind` of schedule, optimizer or preprocessing, the earlier one is
+/// replaced as a whole. In place of `iterations` it may give a number of `epochs`, which
+/// [`resolve_with`](Layers::resolve_with) turns into iterations.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
     recipe: Option<String>,
@@ -68,8 +80,40 @@ impl Layers {
     /// The settings that all layers give together.
     ///
     /// # Errors
-    /// When a setting is unknown or means nothing; names it, and the file where it is one's fault.
+    /// When a setting is unknown or means nothing; names it, and the file where it is one's fault. When
+    /// a layer gives `epochs`.
     pub fn resolve(self) -> Result<Config> {
+        self.resolve_with(|_| {
+            let message = "epochs can be counted only where the data are known: expected iterations";
+            Err(Error::Config(message.into()))
+        })
+    }
+
+    /// As [`resolve`](Self::resolve), with `epochs` of any layer as iterations: `ceil(epochs * iterations
+    /// of an epoch)`. `train_images` is asked only where there are some: for the number of images in the
+    /// training part of the data of these settings, whose iterations are still the recipe's.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve), and those of `train_images`.
+    pub fn resolve_with(mut self, train_images: impl FnOnce(&Config) -> Result<usize>) -> Result<Config> {
+        let mut epochs = Vec::new();
+        for (path, layer) in &mut self.layers {
+            epochs.push(take_epochs(layer).map_err(|error| in_file(path.as_deref(), error))?);
+        }
+        if epochs.iter().any(Option::is_some) {
+            let config = self.clone().lay()?;
+            let per_epoch = config.iterations_per_epoch(train_images(&config)?)?;
+            for ((_, layer), epochs) in self.layers.iter_mut().zip(epochs) {
+                if let Some(epochs) = epochs {
+                    layer.insert("iterations".into(), iterations_of(epochs, per_epoch).into());
+                }
+            }
+        }
+        self.lay()
+    }
+
+    /// Lays the layers over each other; none gives `epochs`.
+    fn lay(self) -> Result<Config> {
         let mut settings = base(self.recipe, &self.layers)?;
         let mut config = parse(settings.clone(), None)?;
         let mut at_fault = None;
@@ -81,10 +125,34 @@ impl Layers {
         }
         match at_fault {
             None => Ok(config),
-            Some((Some(path), error)) => Err(Error::format(path, error.to_string())),
-            Some((None, error)) => Err(error),
+            Some((path, error)) => Err(in_file(path.as_deref(), error)),
         }
     }
+}
+
+/// Says which file is at fault, where a layer comes from one.
+fn in_file(path: Option<&Path>, error: Error) -> Error {
+    match path {
+        Some(path) => Error::format(path, error.to_string()),
+        None => error,
+    }
+}
+
+/// Takes the number of epochs out of a layer that gives one.
+fn take_epochs(layer: &mut Table) -> Result<Option<f64>> {
+    let Some(value) = layer.remove(EPOCHS.key) else { return Ok(None) };
+    if layer.contains_key("iterations") {
+        return Err(Error::Config("epochs and iterations are both given: expected one of them".into()));
+    }
+    // Through text, which takes 3 for 3.0.
+    let epochs = EPOCHS.parse(&value.to_string());
+    let epochs = epochs.map_err(|error| Error::Config(format!("epochs: {error}, found {value}")))?;
+    Ok(epochs.as_float())
+}
+
+/// A part of an iteration counts as one, but not what rounding adds: 0.07 * 100 is above 7.
+fn iterations_of(epochs: f64, per_epoch: u64) -> i64 {
+    (epochs * per_epoch as f64 * (1.0 - 4.0 * f64::EPSILON)).ceil() as i64
 }
 
 /// The recipe that `name` or, without, the last layer to name one stands on.
@@ -99,14 +167,34 @@ fn base(name: Option<String>, layers: &[(Option<PathBuf>, Table)]) -> Result<Tab
 }
 
 fn parse(settings: Table, path: Option<&Path>) -> Result<Config> {
-    settings.try_into().map_err(|error: toml::de::Error| {
-        // The value has no place in a text any more; the setting's name stands on the last line.
-        let message = error.to_string().trim_end().replace('\n', ": ");
-        match path {
-            Some(path) => Error::format(path, message),
-            None => Error::Config(message),
-        }
-    })
+    settings.try_into().map_err(|error| in_file(path, Error::Config(explain(&error))))
+}
+
+/// What serde says, in a line. Where a name is wrong, with the one that was probably meant in place of
+/// all there are.
+fn explain(error: &toml::de::Error) -> String {
+    // unknown field `wrong`, expected one of `this`, `that`
+    // in `place`
+    let text = error.to_string();
+    let mut lines = text.lines();
+    let (message, place) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    match (meant(message, place), message.split_once(',')) {
+        (Some(name), Some((wrong, _))) => format!("{}: did you mean `{name}`?", format!("{wrong} {place}").trim_end()),
+        _ => text.trim_end().replace('\n', ": "),
+    }
+}
+
+/// The setting whose flag goes by the wrong name, or else the most similar of the names expected.
+fn meant<'a>(message: &'a str, place: &str) -> Option<&'a str> {
+    const SIMILAR: f64 = 0.8;
+    let mut names = message.strip_prefix("unknown ")?.split('`').skip(1).step_by(2);
+    let wrong = names.next()?;
+    // A setting of another kind of optimizer or schedule may stand in the right place.
+    let here = format!("{}.{wrong}", place.trim_start_matches("in `").trim_end_matches('`'));
+    let flag = SETTINGS.iter().find(|setting| setting.flag == wrong || setting.aliases.contains(&wrong));
+    let elsewhere = flag.map(|setting| setting.key).filter(|key| *key != here);
+    let similar = names.map(|name| (strsim::jaro_winkler(wrong, name), name)).filter(|(by, _)| *by > SIMILAR);
+    elsewhere.or_else(|| similar.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, name)| name))
 }
 
 /// Lays `layer` over `settings`.
@@ -120,7 +208,7 @@ fn lay_over(settings: &mut Table, mut layer: Table) {
     if layer.get("recipe").is_some_and(Value::is_str) {
         layer.remove("recipe"); // The base is laid already.
     }
-    if let (Some(new), None) = (iterations(&layer), layer.get("schedule"))
+    if let Some(new) = iterations(&layer)
         && let Some(old) = iterations(settings)
         && let Some(Value::Table(schedule)) = settings.get_mut("schedule")
     {
@@ -206,6 +294,52 @@ mod tests {
         assert_eq!(milestones(&paper("iterations = 4000").expect("valid")), [2000, 3000]);
         let given = paper("iterations = 4000\nschedule.milestones = [1000]").expect("valid");
         assert_eq!(milestones(&given), [1000]);
+        let named = paper("iterations = 4000\nschedule.kind = 'multi-step'").expect("valid");
+        assert_eq!(milestones(&named), [2000, 3000]);
+    }
+
+    #[test]
+    fn epochs_are_iterations_once_the_images_are_known() {
+        let resolved = |settings: &str, images| {
+            let layers = Layers::new().recipe("paper-cifar").table(table(settings));
+            layers.table(table("batch = 100\nvalidation-images = 5000")).resolve_with(|config| {
+                assert_eq!((config.data.as_str(), config.batch), ("cifar10", 100), "settled before");
+                Ok(images)
+            })
+        };
+        for (epochs, images, iterations) in [
+            ("2", 50_000, 900),
+            ("2", 49_901, 900), // 44,901 images make 449 whole batches and a part of one
+            ("0.5", 5_300, 2),
+            ("0.07", 15_000, 7),
+            ("1e-9", 50_000, 1),
+        ] {
+            let config = resolved(&format!("epochs = {epochs}"), images).expect(epochs);
+            assert_eq!(config.iterations, iterations, "{epochs} epochs of {images} images");
+        }
+        let config = resolved("epochs = 20", 50_000).expect("valid");
+        let counted = paper("iterations = 9000\nbatch = 100\nvalidation-images = 5000").expect("valid");
+        assert_eq!(config, counted, "milestones scale alike");
+        assert_eq!(milestones(&config), [4500, 6750]);
+        assert!(!config.to_toml().expect("TOML").contains("epochs"));
+        let later = resolved("schedule.milestones = [1, 2]\nepochs = 20", 50_000).expect("valid");
+        assert_eq!(milestones(&later), [1, 2]);
+    }
+
+    #[test]
+    fn epochs_that_cannot_be_counted_are_explained() {
+        let message = |settings: &str, images| {
+            let layers = Layers::new().table(table(settings));
+            layers.resolve_with(|_| Ok(images)).expect_err(settings).to_string()
+        };
+        assert!(message("epochs = 0", 10).contains("epochs: must be positive"));
+        assert!(message("epochs = 'many'", 10).contains("epochs: expected a number"));
+        assert!(message("epochs = 1\niterations = 1", 10).contains("both"));
+        assert!(message("epochs = 1\nvalidation-images = 10", 10).contains("validation-images"));
+        let unknown = Layers::new().table(table("epochs = 3")).resolve().expect_err("no data").to_string();
+        assert!(unknown.contains("epochs"), "{unknown}");
+        let config = Layers::new().resolve_with(|_| panic!("nobody counts epochs")).expect("valid");
+        assert_eq!(config.iterations, 1000);
     }
 
     #[test]
@@ -247,6 +381,15 @@ mod tests {
     fn wrong_settings_are_named() {
         for (settings, part) in [
             ("learning-rate = 1", "learning-rate"),
+            ("learning-rate = 1", "did you mean `lr`?"),
+            ("momentum = 0.5", "did you mean `optimizer.momentum`?"),
+            ("log-intervall = 5", "did you mean `log-interval`?"),
+            ("schedule.gama = 0.2", "unknown field `gama` in `schedule`: did you mean `gamma`?"),
+            ("optimizer.kind = 'adan'", "did you mean `adam`?"),
+            ("optimizer.kind = 'adam'\noptimizer.momentum = 0.5", "`momentum`, expected one of `beta1`"),
+            ("zzz = 1", "expected one of `recipe`"),
+            ("threads = 5000", "threads must be from 0 to 1024, found 5000"),
+            ("optimizer.weight-decay = -1.0", "optimizer.weight-decay must be at least 0"),
             ("batch = 'many'", "batch"),
             ("batch = 0", "batch must be at least 1"),
             ("lr = -1.0", "lr must be positive"),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
 use super::checkpoint::{Best, Checkpoint, Progress, Sums};
 use super::config::Config;
 use super::metrics::{self, Record, TestRecord};
@@ -31,6 +33,16 @@ pub struct Run {
     test: Loader,
     start: Checkpoint,
     _lock: File,
+}
+
+/// What a run that goes on may do with otherwise than before: nothing that changes its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// In place of its [`threads`](Config::threads).
+    pub threads: Option<usize>,
+    /// In place of its [`workers`](Config::workers).
+    pub workers: Option<usize>,
 }
 
 /// What happens during [`Run::train`], in order.
@@ -83,16 +95,16 @@ impl Run {
     }
 
     /// The run in `dir`, on the same `data`, from its last checkpoint; from its beginning when it was
-    /// stopped before the first. `threads` may take the place of its own setting, as it does not
-    /// change the result.
+    /// stopped before the first; with other `resources` where they are given.
     ///
     /// # Errors
     /// When another process is training the run, its checkpoint is damaged, or its settings or data
     /// have changed.
-    pub fn resume(dir: RunDir, data: Splits, threads: Option<usize>) -> Result<Self> {
+    pub fn resume(dir: RunDir, data: Splits, resources: Resources) -> Result<Self> {
         let lock = dir.lock()?;
         let mut config = dir.config()?;
-        config.threads = threads.unwrap_or(config.threads);
+        config.threads = resources.threads.unwrap_or(config.threads);
+        config.workers = resources.workers.unwrap_or(config.workers);
         let (network, data) = match_up(&mut config, data)?;
         let path = dir.resume();
         let (start, normalizer) = if path.try_exists().map_err(Error::io(&path))? {
@@ -267,11 +279,11 @@ fn loaders(config: &Config, data: &Splits, normalizer: Normalizer) -> Result<(Lo
 }
 
 /// # Errors
-/// When `config` differs from those a checkpoint was trained with in more than the threads.
+/// When `config` differs from those a checkpoint was trained with in more than its [`Resources`].
 fn same_settings(trained: &str, config: &Config) -> Result<()> {
     let trained = trained.parse().map_err(|error: toml::de::Error| Error::Config(error.to_string()))?;
     let trained = Layers::new().table(trained).resolve()?;
-    if (Config { threads: trained.threads, ..config.clone() }) == trained {
+    if (Config { threads: trained.threads, workers: trained.workers, ..config.clone() }) == trained {
         return Ok(());
     }
     Err(Error::Config("these are not the settings that the checkpoint was trained with".into()))

@@ -1,26 +1,27 @@
 //! In which precision: the flag that every command that runs a network shares.
 
-use clap::ValueEnum;
+use clap::builder::{TypedValueParser, ValueParser, ValueParserFactory};
 use resnet::engine::{self, Precision};
+use resnet::train::PRECISIONS;
+use toml::Value;
 
-/// `--precision`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PrecisionArg {
-    /// single precision throughout
-    F32,
-    /// activations as sums of two numbers in bf16: 16 bits of mantissa
-    Tf32,
-    /// activations in bf16; sums, weights, statistics and the head in single precision
-    Bf16,
+use super::names;
+
+/// `--precision` of a command that does not train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrecisionArg(Precision);
+
+impl ValueParserFactory for PrecisionArg {
+    type Parser = ValueParser;
+
+    fn value_parser() -> ValueParser {
+        names(PRECISIONS).try_map(|name| Value::from(name).try_into().map(Self)).into()
+    }
 }
 
 impl From<PrecisionArg> for Precision {
     fn from(arg: PrecisionArg) -> Self {
-        match arg {
-            PrecisionArg::F32 => Self::F32,
-            PrecisionArg::Tf32 => Self::Tf32,
-            PrecisionArg::Bf16 => Self::Bf16,
-        }
+        arg.0
     }
 }
 
