@@ -14,7 +14,7 @@ use resnet::arch::Summary;
 use resnet::data::Splits;
 use resnet::engine::{self, Alone, Engine, Options};
 use resnet::report::{CurvesOptions, RunCurves, curves};
-use resnet::train::{Best, Config, Progress, Run, RunDir};
+use resnet::train::{Best, Changes, Config, Progress, Run, RunDir};
 use serde::Serialize;
 
 use crate::data;
@@ -32,6 +32,7 @@ Examples:
   resnet train --recipe paper-cifar --print-config > mine.toml
   resnet train --config mine.toml --schedule cosine --set schedule.warmup=400
   resnet train --resume runs/resnet20-cifar10
+  resnet train --resume runs/photos --data /new/place/photos
 
 Without a model, data and recipe: resnet20 on built-in images, a few minutes.
 
@@ -56,7 +57,7 @@ pub struct Args {
     /// Folder that runs are kept in
     #[arg(long, value_name = "FOLDER", default_value = "runs", conflicts_with = "resume")]
     out: PathBuf,
-    /// Go on with a run that was stopped, with its own settings
+    /// Go on with a run that was stopped, with its own settings; --data for data that have moved
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
     /// Print all settings as TOML for --config, and do nothing
@@ -132,24 +133,33 @@ fn create(args: &Args) -> anyhow::Result<Run> {
     let mut config = args.settings.resolve(args.threads)?;
     check_speed(&config.engine, config.precision)?;
     let splits = open(&config)?;
-    if !resnet::data::names().any(|name| name == config.data) {
-        // A folder: the run is to be resumed and evaluated from any other.
-        config.data = std::path::absolute(&config.data)?.to_string_lossy().into_owned();
-    }
+    config.data = from_anywhere(&config.data)?;
     Ok(Run::create(config, splits, &args.out, args.name.as_deref())?)
 }
 
 fn resume(args: &Args, path: &Path) -> anyhow::Result<Run> {
     anyhow::ensure!(
-        args.settings.is_empty()?,
-        "--resume goes on with the run's own settings ({}): of the settings only --threads can be given",
+        args.settings.is_data_alone()?,
+        "--resume goes on with the run's own settings ({}): of the settings only --threads can be given and, \
+         for data that have moved, --data",
         path.join("config.toml").display()
     );
     let dir = RunDir::open(path)?;
-    let config = dir.config()?;
+    let mut config = dir.config()?;
+    let moved = args.settings.data().map(from_anywhere).transpose()?;
+    config.data = moved.clone().unwrap_or(config.data);
     check_speed(&config.engine, config.precision)?;
     let splits = open(&config)?;
-    Ok(Run::resume(dir, splits, args.threads.map(usize::from))?)
+    Ok(Run::resume(dir, splits, Changes { threads: args.threads.map(usize::from), data: moved })?)
+}
+
+/// A data set's name, or its folder's absolute path: the run is to be resumed and evaluated from any
+/// other.
+fn from_anywhere(data: &str) -> std::io::Result<String> {
+    if resnet::data::names().any(|name| name == data) {
+        return Ok(data.into());
+    }
+    Ok(std::path::absolute(data)?.to_string_lossy().into_owned())
 }
 
 fn open(config: &Config) -> anyhow::Result<Splits> {

@@ -97,9 +97,16 @@ impl Settings {
         Ok(layers.resolve()?)
     }
 
-    /// Whether nothing was said.
-    pub fn is_empty(&self) -> anyhow::Result<bool> {
-        Ok(self.recipe.is_none() && self.config.is_none() && self.set.is_empty() && self.flags()?.is_empty())
+    /// Whether nothing was said but perhaps where the data are.
+    pub fn is_data_alone(&self) -> anyhow::Result<bool> {
+        let mut flags = self.flags()?;
+        flags.remove("data");
+        Ok(self.recipe.is_none() && self.config.is_none() && self.set.is_empty() && flags.is_empty())
+    }
+
+    /// The data set, where it was named.
+    pub fn data(&self) -> Option<&str> {
+        self.data.as_deref()
     }
 
     fn flags(&self) -> anyhow::Result<Table> {

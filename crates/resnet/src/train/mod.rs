@@ -12,6 +12,6 @@ mod tensorboard;
 pub use checkpoint::{Best, Checkpoint, Progress, Sums};
 pub use config::{Config, Optimizer};
 pub use recipe::{Layers, RECIPES, Recipe};
-pub use run::{Event, Run};
-pub use rundir::RunDir;
+pub use run::{Changes, Event, Run};
+pub use rundir::{Kept, RunDir};
 pub use schedule::{Anneal, Schedule, ScheduleState, WARMUP_WINDOW, Warmup, Window};
