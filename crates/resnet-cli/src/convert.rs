@@ -1,37 +1,41 @@
 //! `resnet convert`: weights of any kind that can be read, as safetensors.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::ensure;
-use resnet::arch::Network;
-use resnet::weights::{self, Weights, safetensors};
+use anyhow::{Context, ensure};
+use resnet::model::Draft;
 use resnet::{StateDict, Tensor};
 
 use crate::args::network::NetworkArgs;
+use crate::args::preprocess::PreprocessArgs;
 use crate::terminal::{grouped, print};
 
 const EXAMPLES: &str = "\
 Examples:
   resnet convert resnet20.th resnet20.safetensors
-  resnet convert checkpoint.pth weights.safetensors --model resnet56 --shortcut b
+  resnet convert checkpoint.pth weights.safetensors --model resnet56 --shortcut b \\
+      --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
 
 Tensors are written as 32-bit floats under the names of torchvision (layer1.0.conv1.weight,
 fc.bias). Optimizer states and whatever else lies beside the network are left out. With
---model the tensors must be exactly those of the network.";
+--model the tensors must be exactly those of the network, and the file knows it from then on;
+with --mean and --std it knows how images are normalised, too.";
 
 /// Convert weights, for example of PyTorch, to safetensors
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Weights: a .safetensors file, or one of PyTorch (.pth, .pt, .th)
+    /// Weights: a .safetensors file, one of PyTorch (.pth, .pt, .th), or a run, for its best
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// File to write, .safetensors; may be the same file
     #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// Network that the weights must fit
+    /// Network that the weights must fit, where they do not say it
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -47,19 +51,29 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         args.model.is_some() || args.network == NetworkArgs::default(),
         "the network flags say more about a network: name it with --model"
     );
-    let network = args.model.as_ref().map(|model| args.network.build(model)).transpose()?;
-    let Weights { state, metadata } = read(&args.input, network)?;
-    safetensors::write(&args.output, &state, &metadata)?;
-    let parameters = parameters(&state);
-    Ok(print(format_args!("{}: {} tensors, {} parameters", args.output.display(), state.len(), grouped(parameters)))?)
+    let mut draft = Draft::open(&args.input)?;
+    describe(&mut draft, args)?;
+    if draft.card.network.is_some() {
+        draft.fit()?;
+    }
+    draft.save(&args.output)?;
+    let (tensors, parameters) = (draft.state.len(), parameters(&draft.state));
+    Ok(print(format_args!("{}: {tensors} tensors, {} parameters", args.output.display(), grouped(parameters)))?)
 }
 
-/// The weights, checked against `network`, whose name their file then carries.
-fn read(path: &Path, network: Option<Network>) -> anyhow::Result<Weights> {
-    let Some(network) = network else { return Ok(weights::read(path, None)?) };
-    let mut found = weights::read(path, Some(&network.graph()?))?;
-    found.metadata.insert("model".into(), network.name);
-    Ok(found)
+/// Adds what the flags say to what the weights say about themselves.
+fn describe(draft: &mut Draft, args: &Args) -> anyhow::Result<()> {
+    if let Some(model) = &args.model {
+        let mut network = draft.named(model)?;
+        args.network.apply(&mut network)?;
+        draft.card.network = Some(network);
+    }
+    if let Some(choice) = args.preprocess.choice() {
+        let normalizer = choice.without_images(draft.network()?.input)?;
+        draft.card.preprocessing =
+            Some(normalizer.context("--preprocess: these statistics take images: give --mean and --std")?);
+    }
+    Ok(())
 }
 
 /// Number of learned values: all but the running statistics of batch norm.

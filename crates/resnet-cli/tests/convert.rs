@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use predicates::str::contains;
 use resnet::arch::{Network, initial_state};
+use resnet::model::Draft;
 use resnet::weights::{self, Metadata, safetensors};
 
 fn convert(input: &Path, output: &Path, flags: &[&str]) -> assert_cmd::assert::Assert {
@@ -40,13 +41,33 @@ fn weights_are_checked_against_a_model_that_is_named() {
     let (_folder, path) = resnet20();
     convert(&path, &path, &["--model", "resnet20"]).success().stdout(contains("97 tensors, 269,722 parameters"));
     let metadata = weights::read(&path, None).unwrap().metadata;
-    assert_eq!(metadata, Metadata::from([("model".into(), "resnet20".into()), ("note".into(), "kept".into())]));
+    assert_eq!((metadata["model"].as_str(), metadata["note"].as_str()), ("resnet20", "kept"));
+    assert_eq!(Draft::open(&path).unwrap().network().unwrap(), &Network::named("resnet20").unwrap());
     let before = std::fs::read(&path).unwrap();
     convert(&path, &path, &["--model", "resnet20", "--shortcut", "b", "--classes", "5"])
         .failure()
         .stderr(contains("missing: layer2.0.downsample.0.weight"))
         .stderr(contains("fc.weight: expected shape [5, 64], found [10, 64]"));
     assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn what_is_known_or_given_is_kept() {
+    let (folder, path) = resnet20();
+    let output = folder.path().join("known.safetensors");
+    let statistics = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"];
+    convert(&path, &output, &statistics).failure().stderr(contains("give --model"));
+    convert(&path, &output, &["--model", "resnet20", "--preprocess", "pixel-mean"])
+        .failure()
+        .stderr(contains("give --mean and --std"));
+    convert(&path, &output, &[&["--model", "resnet20"], &statistics[..]].concat()).success();
+    let known = Draft::open(&output).unwrap();
+    let preprocessing = known.preprocessing().unwrap().state();
+    assert_eq!(preprocessing.get("preprocess.mean").unwrap().data(), [0.485, 0.456, 0.406]);
+
+    let again = folder.path().join("again.safetensors");
+    convert(&output, &again, &[]).success();
+    assert_eq!(std::fs::read(&again).unwrap(), std::fs::read(&output).unwrap());
 }
 
 #[test]

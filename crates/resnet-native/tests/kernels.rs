@@ -481,7 +481,7 @@ proptest! {
             let x = values(precision, case.seed, images * input.len());
             for kernels in all_kernels(precision) {
                 let layout = kernels.layout();
-                let shape = layout.image_shape(&conv);
+                let shape = kernels.stem(&conv).input();
                 let mut group = Lines::new(vec![f32::NAN; layout.lane_group_len(shape)]);
                 kernels.load_images(Images { images: &x, conv: &conv, group: group.words(), non_temporal: true });
                 let found = unpack_checked(layout, group.words(), shape, images);
@@ -611,12 +611,12 @@ fn weight_gradient(
     let per_output = kernels.gradient_len(conv) / conv.outputs;
     let mut summed = vec![0.0f32; kernels.gradient_len(conv)];
     let groups: Vec<_> = (0..case.images.div_ceil(LANE_GROUP)).collect();
-    for set in groups.chunks(layout.weight_groups()) {
+    for set in groups.chunks(kernels.schedule().lane_groups) {
         let inputs: Vec<_> = set.iter().map(|&group| x.source(layout, &input, group)).collect();
         let output_gradients: Vec<_> = set.iter().map(|&group| g.source(layout, &gradient, group)).collect();
         for rows in split(case.output().height, bands) {
-            for outputs in split(conv.outputs, if layout.cuts_outputs() { parts } else { 1 }) {
-                let range = if layout.cuts_outputs() {
+            for outputs in split(conv.outputs, if kernels.schedule().cuts_outputs { parts } else { 1 }) {
+                let range = if kernels.schedule().cuts_outputs {
                     outputs.start * per_output..outputs.end * per_output
                 } else {
                     0..summed.len()

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::StateMismatch;
+use crate::data::ClassMismatch;
 
 /// What can go wrong, worded for the person at the terminal.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,9 @@ pub enum Error {
     /// Tensors do not fit the network.
     #[error(transparent)]
     State(#[from] StateMismatch),
+    /// Data have other classes than the network was trained on.
+    #[error(transparent)]
+    Classes(#[from] ClassMismatch),
     /// The engine could not run.
     #[error(transparent)]
     Engine(#[from] resnet_native::Error),

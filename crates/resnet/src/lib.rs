@@ -2,7 +2,7 @@
 //!
 //! A network is data ([`arch::Network`]); an [`engine::Engine`] runs it. Data flows one way:
 //! [`data`] -> [`engine`] -> [`train`] -> [`eval`] -> [`report`]. A [`StateDict`] is the only thing that
-//! crosses between engines, files and other frameworks.
+//! crosses between engines, files and other frameworks; a [`model::Model`] is what training leaves.
 
 pub mod arch;
 pub mod data;
@@ -10,13 +10,14 @@ pub mod engine;
 mod error;
 pub mod eval;
 pub mod files;
+pub mod model;
 pub mod report;
 mod state;
 pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
-pub use state::{StateDict, StateMismatch, Tensor};
+pub use state::{StateDict, StateMismatch, StateView, Tensor, TensorView};
 
 /// The README's example is compiled and run with the tests.
 #[cfg(doctest)]

@@ -14,7 +14,7 @@ pub struct Tensor {
 impl Tensor {
     /// A tensor of `shape` over `data`; `None` when their sizes differ.
     pub fn new(shape: Vec<usize>, data: Vec<f32>) -> Option<Self> {
-        (shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))? == data.len()).then_some(Self { shape, data })
+        (values_in(&shape)? == data.len()).then_some(Self { shape, data })
     }
 
     /// A tensor of one repeated value.
@@ -42,7 +42,49 @@ impl Tensor {
     pub fn into_data(self) -> Vec<f32> {
         self.data
     }
+
+    /// The tensor, borrowed.
+    pub fn view(&self) -> TensorView<'_> {
+        TensorView { shape: &self.shape, data: &self.data }
+    }
 }
+
+/// A dense row-major tensor of `f32` that lies elsewhere, such as in an engine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TensorView<'a> {
+    shape: &'a [usize],
+    data: &'a [f32],
+}
+
+impl<'a> TensorView<'a> {
+    /// A tensor of `shape` over `data`; `None` when their sizes differ.
+    pub fn new(shape: &'a [usize], data: &'a [f32]) -> Option<Self> {
+        (values_in(shape)? == data.len()).then_some(Self { shape, data })
+    }
+
+    /// Extents, outermost first.
+    pub fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// Values in row-major order.
+    pub fn data(&self) -> &'a [f32] {
+        self.data
+    }
+
+    /// A copy of its own.
+    pub fn to_tensor(&self) -> Tensor {
+        Tensor { shape: self.shape.to_vec(), data: self.data.to_vec() }
+    }
+}
+
+/// Number of values of a tensor; `None` beyond what can be counted.
+fn values_in(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |values, &extent| values.checked_mul(extent))
+}
+
+/// Tensors by name that lie elsewhere: a state without a copy of it. Each name stands once.
+pub type StateView<'a> = Vec<(String, TensorView<'a>)>;
 
 /// Tensors by name, in the order they were inserted. Names and layouts are PyTorch's, with
 /// torchvision's spelling (`layer1.0.downsample.0.weight`, `fc.weight`).
@@ -70,6 +112,11 @@ impl StateDict {
     /// Names and tensors, in order of insertion.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.entries.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The tensors, borrowed, in order of insertion.
+    pub fn view(&self) -> StateView<'_> {
+        self.iter().map(|(name, tensor)| (name.to_owned(), tensor.view())).collect()
     }
 
     /// Number of tensors.
@@ -109,6 +156,12 @@ impl StateDict {
 impl FromIterator<(String, Tensor)> for StateDict {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(iter: I) -> Self {
         Self { entries: iter.into_iter().collect() }
+    }
+}
+
+impl From<StateView<'_>> for StateDict {
+    fn from(view: StateView<'_>) -> Self {
+        view.into_iter().map(|(name, tensor)| (name, tensor.to_tensor())).collect()
     }
 }
 

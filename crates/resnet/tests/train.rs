@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use resnet::data::{Splits, synthetic};
 use resnet::engine::{self, Alone, Options};
-use resnet::train::{Checkpoint, Config, Event, Layers, Progress, Resources, Run, RunDir, metrics};
+use resnet::train::{Changes, Checkpoint, Config, Event, Layers, Progress, Run, RunDir, metrics};
 
 const ITERATIONS: u64 = 14;
 
@@ -40,7 +40,7 @@ fn start(config: &Config, parent: &Path, name: &str, stop_after: u64) -> (RunDir
 }
 
 fn resume(dir: &RunDir, stop_after: u64) -> Progress {
-    train(Run::resume(dir.clone(), data(), Resources::default()).expect("resumable"), stop_after).expect("trained")
+    train(Run::resume(dir.clone(), data(), Changes::default()).expect("resumable"), stop_after).expect("trained")
 }
 
 /// All of a run that does not tell the time.
@@ -126,7 +126,7 @@ fn a_finished_run_has_nothing_left_to_do() {
     let parent = tempfile::tempdir().expect("a folder");
     let (dir, progress) = start(&config(""), parent.path(), "run", u64::MAX);
     let before = outcome(&dir);
-    let run = Run::resume(dir.clone(), data(), Resources::default()).expect("resumable");
+    let run = Run::resume(dir.clone(), data(), Changes::default()).expect("resumable");
     assert!(run.is_finished());
     let again = train(run, u64::MAX).expect("nothing to do");
     assert_eq!((again.iteration, again.best, again.test), (progress.iteration, progress.best, progress.test));
@@ -144,7 +144,7 @@ fn divergence_ends_a_run_and_keeps_its_last_good_checkpoint() {
     checkpoint.write(&dir.resume()).expect("written");
     std::fs::write(dir.config_file(), &checkpoint.config).expect("written");
 
-    let run = Run::resume(dir.clone(), data(), Resources::default()).expect("resumable");
+    let run = Run::resume(dir.clone(), data(), Changes::default()).expect("resumable");
     let message = train(run, u64::MAX).expect_err("diverged").to_string();
     for part in ["diverged at iteration", "learning rate of", "after iteration 5", "last.safetensors", "--lr"] {
         assert!(message.contains(part), "{part} in {message}");
@@ -163,7 +163,7 @@ fn a_run_resumes_with_its_own_settings_and_data_only() {
         let images = std::sync::Arc::new(images.expect("two images"));
         Splits { name: "two".into(), train: images.clone(), test: images }
     };
-    let refused = |data| Run::resume(dir.clone(), data, Resources::default()).err().expect("refused").to_string();
+    let refused = |data| Run::resume(dir.clone(), data, Changes::default()).err().expect("refused").to_string();
     assert!(refused(fewer_classes).contains("10 classes"), "classes");
     let fewer_images = synthetic::splits(0, 30, 20).expect("in memory");
     assert!(refused(fewer_images).contains("36 images of synthetic, now there are 30"), "images");
@@ -174,9 +174,9 @@ fn a_run_resumes_with_its_own_settings_and_data_only() {
     assert!(message.contains("config.toml") && message.contains("settings"), "{message}");
 
     std::fs::write(dir.config_file(), text.replace("threads = 1", "threads = 2")).expect("written");
-    assert!(Run::resume(dir.clone(), data(), Resources::default()).is_ok(), "threads do not change the result");
+    assert!(Run::resume(dir.clone(), data(), Changes::default()).is_ok(), "threads do not change the result");
     std::fs::write(dir.config_file(), text).expect("written");
-    let run = Run::resume(dir, data(), Resources { threads: None, workers: Some(3) }).expect("nor do workers");
+    let run = Run::resume(dir, data(), Changes { workers: Some(3), ..Changes::default() }).expect("nor do workers");
     assert_eq!((run.config().threads, run.config().workers), (1, 3));
 }
 
@@ -188,6 +188,6 @@ fn a_damaged_checkpoint_is_refused_by_name() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(dir.resume(), bytes).expect("written");
-    let message = Run::resume(dir, data(), Resources::default()).err().expect("damaged").to_string();
+    let message = Run::resume(dir, data(), Changes::default()).err().expect("damaged").to_string();
     assert!(message.contains("resume.safetensors") && message.contains("damaged"), "{message}");
 }

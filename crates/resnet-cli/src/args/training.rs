@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use resnet::train::{Config, Group, Layers, RECIPES, Resources};
+use resnet::train::{Changes, Config, Group, Layers, RECIPES};
 use toml::{Table, Value};
 
 use super::network::{self, NetworkArgs};
@@ -74,8 +74,8 @@ impl TrainingArgs {
     ///
     /// # Errors
     /// When anything else was said.
-    pub fn resources(&self) -> anyhow::Result<Resources> {
-        let only = "of the settings only --threads and --workers can be given";
+    pub fn changes(&self) -> anyhow::Result<Changes> {
+        let only = "of the settings only --threads and --workers can be given and, for data that have moved, --data";
         ensure!(self.recipe.is_none() && self.config.is_none() && self.set.is_empty(), only);
         self.flags()?.try_into().map_err(|_| anyhow!(only))
     }

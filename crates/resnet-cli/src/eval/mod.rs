@@ -6,10 +6,10 @@ mod subject;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
 use resnet::data::Loader;
 use resnet::engine::{self, Options};
 use resnet::eval::{Evaluation, evaluate};
+use resnet::model::Model;
 use serde::Serialize;
 
 use crate::args::network::NetworkArgs;
@@ -25,12 +25,14 @@ const BATCH: usize = 256;
 const EXAMPLES: &str = "\
 Examples:
   resnet eval runs/resnet20-cifar10
-  resnet eval model.safetensors --model resnet20 --data cifar10 --preprocess pixel-mean
+  resnet eval best.safetensors --data cifar10
   resnet eval resnet20.th --model resnet20 --data cifar10 \\
       --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --json
 
-A run knows its network, its data and how images were normalised. Published weights must be told:
---model, --data, and --mean and --std or --preprocess, as in their training.";
+A run knows its network, its data and how images were normalised. Its best.safetensors and
+last.safetensors, wherever they are copied, know all but where the data lie: --data. Weights
+from elsewhere must be told: --model, --data, and --mean and --std or --preprocess, as in
+their training.";
 
 /// Measure a trained network: top-1 and top-5 accuracy, loss, accuracy of each class, confusions
 #[derive(clap::Args)]
@@ -78,23 +80,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn measure(subject: Subject, precision: PrecisionArg) -> anyhow::Result<Measurement> {
-    let Subject { network, weights, state, data, normalisation } = subject;
-    let options = Options { precision: precision.into(), ..Options::default() };
-    let mut engine = engine::open(&engine::default_name(), network.graph()?, &state, options)
-        .with_context(|| format!("{} as {}", weights.display(), network.name))?;
-    let splits = crate::data::open(&data, network.input)?.fit(network.input)?;
-    let classes = splits.test.classes();
-    anyhow::ensure!(
-        network.classes == classes.len(),
-        "{} tells {} classes apart, but {} has {}",
-        weights.display(),
-        network.classes,
-        splits.name,
-        classes.len()
-    );
-    let normalizer = normalisation.normalizer(splits.train.as_ref())?;
-    let batches = Loader::evaluation(splits.test.clone(), Arc::new(normalizer), BATCH)?.once();
-    let mut progress = Progress::new(splits.test.len(), "images");
-    let result = evaluate(engine.as_mut(), batches, classes, |done| progress.set(done))?;
-    Ok(Measurement { model: network.name, weights, data: splits.name, result })
+    let Subject { model, weights, data } = subject;
+    let mut engine = model.engine(Options { precision: precision.into(), ..Options::default() })?;
+    let Model { network, state, preprocessing, classes, .. } = model;
+    drop(state); // the engine has its own
+    let batches = Loader::evaluation(data.test.clone(), Arc::new(preprocessing), BATCH)?.once();
+    let mut progress = Progress::new(data.test.len(), "images");
+    let result = evaluate(engine.as_mut(), batches, &classes, |done| progress.set(done))?;
+    Ok(Measurement { model: network.name, weights, data: data.name, result })
 }

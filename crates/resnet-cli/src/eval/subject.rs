@@ -1,43 +1,22 @@
-//! What is to be evaluated.
+//! What is to be evaluated, on what.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
-use resnet::StateDict;
 use resnet::arch::Network;
-use resnet::data::{Dataset, Normalizer, Preprocess};
-use resnet::train::RunDir;
-use resnet::weights;
+use resnet::data::Splits;
+use resnet::model::{Draft, Model};
+use resnet::train::{Kept, RunDir};
 
 use super::Args;
 use crate::args::network::NetworkArgs;
 
-/// A trained network, and what its training knew about images.
+/// A trained network, and images to measure it on.
 pub struct Subject {
-    pub network: Network,
+    pub model: Model,
     pub weights: PathBuf,
-    pub state: StateDict,
-    pub data: String,
-    pub normalisation: Normalisation,
-}
-
-/// How images are normalised.
-pub enum Normalisation {
-    /// With the statistics of the training.
-    Known(Normalizer),
-    /// As the flags say.
-    Chosen(Preprocess),
-}
-
-impl Normalisation {
-    /// What normalises the images; `train` is what statistics that are not given come from.
-    pub fn normalizer(self, train: &dyn Dataset) -> resnet::Result<Normalizer> {
-        match self {
-            Self::Known(normalizer) => Ok(normalizer),
-            Self::Chosen(preprocess) => preprocess.fit(train),
-        }
-    }
+    pub data: Splits,
 }
 
 /// `--checkpoint`.
@@ -49,53 +28,68 @@ pub enum Checkpoint {
     Last,
 }
 
-impl Subject {
-    /// What the arguments name.
-    pub fn find(args: &Args) -> anyhow::Result<Self> {
-        if args.path.is_dir() { Self::from_run(args) } else { Self::from_weights(args) }
+impl From<Checkpoint> for Kept {
+    fn from(arg: Checkpoint) -> Self {
+        match arg {
+            Checkpoint::Best => Self::Best,
+            Checkpoint::Last => Self::Last,
+        }
     }
+}
 
-    /// A run, which knows its network, its data and how images were normalised.
-    fn from_run(args: &Args) -> anyhow::Result<Self> {
+impl Subject {
+    /// What the arguments name. What flags say about images goes before what the weights say.
+    pub fn find(args: &Args) -> anyhow::Result<Self> {
+        let (mut draft, home) = open(args)?;
+        let weights = draft.file().to_owned();
+        let network = network(&draft, args)?;
+        let (name, input) = (network.name.clone(), network.input);
+        draft.card.network = Some(network);
+        draft.fit().with_context(|| format!("{} as {name}", weights.display()))?;
+        let choice = args.preprocess.choice();
+        if choice.is_none() {
+            draft.preprocessing()?; // or an error, before data are fetched
+        }
+        let data = args.data.clone().or(home).with_context(|| ask_for_data(&draft))?;
+        let data = crate::data::open(&data, input)?.fit(input)?;
+        draft.name_classes(&data)?;
+        if let Some(choice) = choice {
+            draft.card.preprocessing = Some(choice.fit(data.train.as_ref())?);
+        }
+        Ok(Self { model: draft.build()?, weights, data })
+    }
+}
+
+/// The weights, and of a run the data that it was trained on.
+fn open(args: &Args) -> anyhow::Result<(Draft, Option<String>)> {
+    if args.path.is_dir() {
         let run = RunDir::open(&args.path)?;
+        let draft = Draft::from_run(&run, args.checkpoint.map(Kept::from).unwrap_or_default())?;
+        return Ok((draft, Some(run.config()?.data)));
+    }
+    let file = args.path.display();
+    ensure!(args.checkpoint.is_none(), "{file} is not a run: --checkpoint is for the folder of one");
+    Ok((Draft::open(&args.path)?, None))
+}
+
+/// The network that the weights or the flags name.
+fn network(draft: &Draft, args: &Args) -> anyhow::Result<Network> {
+    if let Some(known) = &draft.card.network {
         ensure!(
             args.model.is_none() && args.network == NetworkArgs::default(),
-            "{} is a run and knows its network: leave out --model and the network flags",
-            args.path.display()
+            "{} {}knows its network: leave out --model and the network flags",
+            args.path.display(),
+            if args.path.is_dir() { "is a run and " } else { "" }
         );
-        let weights = match args.checkpoint.unwrap_or(Checkpoint::Best) {
-            Checkpoint::Best => run.best(),
-            Checkpoint::Last => run.last(),
-        };
-        let normalisation = match args.preprocess.choice() {
-            Some(choice) => Normalisation::Chosen(choice),
-            None => Normalisation::Known(run.normalizer()?),
-        };
-        let data = args.data.clone().map_or_else(|| run.config().map(|config| config.data), Ok)?;
-        let state = weights::read(&weights, None)?.state;
-        Ok(Self { network: run.network()?, weights, state, data, normalisation })
+        return Ok(known.clone());
     }
+    let Some(model) = args.model.as_deref().or(draft.card.model()) else { return Ok(draft.network()?.clone()) };
+    let mut network = draft.named(model)?;
+    args.network.apply(&mut network)?;
+    Ok(network)
+}
 
-    /// A file of weights, which says little about itself.
-    fn from_weights(args: &Args) -> anyhow::Result<Self> {
-        let file = args.path.display();
-        ensure!(args.checkpoint.is_none(), "{file} is not a run: --checkpoint is for the folder of one");
-        let weights::Weights { state, metadata } = weights::read(&args.path, None)?;
-        let model = args.model.as_ref().or(metadata.get("model"));
-        let model = model.with_context(|| format!("{file} does not say what network it is for: give --model"))?;
-        let choice = args.preprocess.choice().with_context(|| {
-            format!("{file} does not say how images were normalised: give --mean and --std, or --preprocess")
-        })?;
-        let mut network = args.network.build(model)?;
-        if let (None, Some(classifier)) = (args.network.classes, state.get("fc.weight")) {
-            network.classes = classifier.shape().first().copied().unwrap_or(network.classes);
-        }
-        Ok(Self {
-            network,
-            weights: args.path.clone(),
-            state,
-            data: args.data.clone().context("what to measure on? Give --data")?,
-            normalisation: Normalisation::Chosen(choice),
-        })
-    }
+fn ask_for_data(draft: &Draft) -> String {
+    let trained = draft.card.provenance.data.as_ref().map(|data| format!(", such as the {data} it was trained on"));
+    format!("what to measure on? Give --data{}", trained.unwrap_or_default())
 }

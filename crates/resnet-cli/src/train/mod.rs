@@ -32,6 +32,7 @@ Examples:
   resnet train --recipe paper-cifar --print-config > mine.toml
   resnet train --config mine.toml --schedule cosine --set schedule.warmup=400
   resnet train --resume runs/resnet20-cifar10
+  resnet train --resume runs/photos --data /new/place/photos
 
 Without a model, data and recipe: resnet20 on built-in images, about a minute on two cores.
 
@@ -59,7 +60,7 @@ pub struct Args {
         conflicts_with = "resume"
     )]
     out: PathBuf,
-    /// Go on with a run that was stopped, with its own settings
+    /// Go on with a run that was stopped, with its own settings; --data for data that have moved
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
     /// Print all settings as TOML for --config, and do nothing
@@ -135,22 +136,30 @@ fn create(args: &Args) -> anyhow::Result<Run> {
     let mut config = args.settings.resolve(train_images)?;
     check_speed(&config.engine, config.precision)?;
     let splits = open(&config)?;
-    if !resnet::data::names().any(|name| name == config.data) {
-        // A folder: the run is to be resumed and evaluated from any other.
-        config.data = std::path::absolute(&config.data)?.to_string_lossy().into_owned();
-    }
+    config.data = from_anywhere(&config.data)?;
     Ok(Run::create(config, splits, &args.out, args.name.as_deref())?)
 }
 
 fn resume(args: &Args, path: &Path) -> anyhow::Result<Run> {
-    let resources = args.settings.resources().with_context(|| {
+    let mut changes = args.settings.changes().with_context(|| {
         format!("--resume goes on with the run's own settings ({})", path.join("config.toml").display())
     })?;
+    changes.data = changes.data.as_deref().map(from_anywhere).transpose()?;
     let dir = RunDir::open(path)?;
-    let config = dir.config()?;
+    let mut config = dir.config()?;
+    config.data = changes.data.clone().unwrap_or(config.data);
     check_speed(&config.engine, config.precision)?;
     let splits = open(&config)?;
-    Ok(Run::resume(dir, splits, resources)?)
+    Ok(Run::resume(dir, splits, changes)?)
+}
+
+/// A data set's name, or its folder's absolute path: the run is to be resumed and evaluated from any
+/// other.
+fn from_anywhere(data: &str) -> std::io::Result<String> {
+    if resnet::data::names().any(|name| name == data) {
+        return Ok(data.into());
+    }
+    Ok(std::path::absolute(data)?.to_string_lossy().into_owned())
 }
 
 fn open(config: &Config) -> resnet::Result<Splits> {

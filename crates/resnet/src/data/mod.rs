@@ -5,7 +5,9 @@
 
 mod augment;
 mod cifar;
+mod classes;
 pub mod fetch;
+mod fingerprint;
 mod fit;
 mod folder;
 mod idx;
@@ -26,6 +28,8 @@ use resnet_graph::Shape;
 use crate::Result;
 
 pub use augment::Augment;
+pub use classes::{ClassMismatch, same_classes};
+pub use fingerprint::{Fingerprint, Identity};
 pub use fit::fit;
 pub use loader::{Batches, Loader};
 pub use memory::Images;

@@ -3,8 +3,8 @@
 use resnet_graph::Shape;
 use serde::{Deserialize, Serialize};
 
-use super::Dataset;
 use super::augment::Placement;
+use super::{Dataset, Images};
 use crate::{Error, Result, StateDict, Tensor};
 
 /// How pixels are normalised: the choice, as it stands in a recipe. [`fit`](Preprocess::fit) makes the
@@ -54,6 +54,21 @@ impl Preprocess {
                 Normalizer::new(shape, Mean::Channel(mean), std.clone().unwrap_or(fitted_std))
             }
             Self::ImageMean => Normalizer::new(shape, Mean::Image, ones),
+        }
+    }
+}
+
+impl Preprocess {
+    /// The normalizer for images of `shape`, where no statistics are left to compute from images.
+    ///
+    /// # Errors
+    /// When given statistics do not fit the images' channels.
+    pub fn without_images(&self, shape: Shape) -> Result<Option<Normalizer>> {
+        match self {
+            Self::PixelMean | Self::Channel { mean: None, .. } | Self::Channel { std: None, .. } => Ok(None),
+            Self::Channel { .. } | Self::ImageMean => {
+                self.fit(&Images::new(shape, Vec::new(), Vec::new(), Vec::new())?).map(Some)
+            }
         }
     }
 }

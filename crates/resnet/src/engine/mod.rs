@@ -9,8 +9,8 @@ pub use native::Native;
 pub use peers::{Alone, Peers};
 pub use resnet_graph::{Outcome, ParamGroup, Part, Precision, Rule, Targets, Update, Work};
 
-use crate::arch::TensorTable;
-use crate::{Result, StateDict};
+use crate::arch::{TensorSpec, TensorTable};
+use crate::{Result, StateDict, StateView, TensorView};
 
 /// Images and what they should be classified as, ready for a network.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +48,22 @@ pub struct OptimizerState {
     pub step: u64,
     /// Per parameter `P`: `P.momentum_buffer` (SGD), `P.exp_avg` and `P.exp_avg_sq` (Adam).
     pub tensors: StateDict,
+}
+
+impl OptimizerState {
+    /// The same, borrowed.
+    pub fn view(&self) -> OptimizerView<'_> {
+        OptimizerView { step: self.step, tensors: self.tensors.view() }
+    }
+}
+
+/// An [`OptimizerState`] that lies elsewhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OptimizerView<'a> {
+    /// Steps taken.
+    pub step: u64,
+    /// The tensors of [`OptimizerState::tensors`].
+    pub tensors: StateView<'a>,
 }
 
 /// How long a pass spent on one part of its work.
@@ -106,8 +122,18 @@ pub trait Engine: Send {
     /// When `images` is not a whole number of images.
     fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>>;
 
-    /// Parameters and running statistics.
-    fn state(&self) -> StateDict;
+    /// The values of one of the [`tensors`](Engine::tensors).
+    fn values(&self, tensor: &TensorSpec) -> &[f32];
+
+    /// Parameters and running statistics, where they lie.
+    fn state_view(&self) -> StateView<'_> {
+        self.tensors().iter().map(|spec| (spec.name.clone(), view(&spec.shape, self.values(spec)))).collect()
+    }
+
+    /// A copy of parameters and running statistics.
+    fn state(&self) -> StateDict {
+        self.state_view().into()
+    }
 
     /// Replaces parameters and running statistics.
     ///
@@ -115,8 +141,14 @@ pub trait Engine: Send {
     /// When the tensors are not exactly the network's; nothing is changed then.
     fn load_state(&mut self, state: &StateDict) -> Result<()>;
 
-    /// What the optimizer remembers; empty before the first step.
-    fn optimizer_state(&self) -> OptimizerState;
+    /// What the optimizer remembers, where it lies; empty before the first step.
+    fn optimizer_view(&self) -> OptimizerView<'_>;
+
+    /// A copy of what the optimizer remembers.
+    fn optimizer_state(&self) -> OptimizerState {
+        let OptimizerView { step, tensors } = self.optimizer_view();
+        OptimizerState { step, tensors: tensors.into() }
+    }
 
     /// Replaces what the optimizer remembers.
     ///
@@ -139,4 +171,10 @@ pub trait Engine: Send {
     fn peak(&mut self) -> Option<f64> {
         None
     }
+}
+
+/// # Panics
+/// When an engine has not as many values as a tensor's shape: a mistake of the engine.
+fn view<'a>(shape: &'a [usize], values: &'a [f32]) -> TensorView<'a> {
+    TensorView::new(shape, values).expect("a tensor has as many values as its shape")
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use resnet_native::{Isa, Memory, Optimizer, Session};
 
-use super::{Batch, Engine, Loss, OptimizerState, Options, Outcome, Part, PartTime, Precision, Update};
-use crate::arch::{Graph, TensorTable};
-use crate::{Result, StateDict, StateMismatch, Tensor};
+use super::{Batch, Engine, Loss, OptimizerState, OptimizerView, Options, Outcome, Part, PartTime, Precision, Update};
+use crate::arch::{Graph, TensorSpec, TensorTable};
+use crate::{Result, StateDict, StateMismatch, TensorView};
 
 /// The CPU engine of this project.
 pub struct Native {
@@ -42,12 +42,15 @@ impl Native {
     }
 
     /// Flat values cut into one tensor for each parameter, named with `suffix`.
-    fn name_parameters(&self, flat: &[f32], suffix: &str, tensors: &mut StateDict) {
-        for spec in self.session.tensors().parameters() {
-            let tensor = Tensor::new(spec.shape.clone(), flat[spec.range.clone()].to_vec());
-            let tensor = tensor.expect("a tensor has as many values as its shape");
-            tensors.insert(format!("{}.{suffix}", spec.name), tensor);
-        }
+    fn name_parameters<'a>(
+        &'a self,
+        flat: &'a [f32],
+        suffix: &'a str,
+    ) -> impl Iterator<Item = (String, TensorView<'a>)> {
+        let named = move |spec: &'a TensorSpec| {
+            (format!("{}.{suffix}", spec.name), super::view(&spec.shape, &flat[spec.range.clone()]))
+        };
+        self.session.tensors().parameters().map(named)
     }
 
     /// The reverse of [`name_parameters`](Self::name_parameters).
@@ -106,12 +109,8 @@ impl Engine for Native {
         Ok(self.session.infer(images)?)
     }
 
-    fn state(&self) -> StateDict {
-        let tensor = |spec| {
-            let values: &[f32] = self.session.values(spec);
-            Tensor::new(spec.shape.clone(), values.to_vec()).expect("as many values as the shape holds")
-        };
-        self.session.tensors().iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
+    fn values(&self, tensor: &TensorSpec) -> &[f32] {
+        self.session.values(tensor)
     }
 
     fn load_state(&mut self, state: &StateDict) -> Result<()> {
@@ -124,18 +123,16 @@ impl Engine for Native {
         Ok(())
     }
 
-    fn optimizer_state(&self) -> OptimizerState {
+    fn optimizer_view(&self) -> OptimizerView<'_> {
         let optimizer = self.session.optimizer();
-        let mut tensors = StateDict::new();
-        match &optimizer.memory {
-            Memory::Empty => {}
-            Memory::Momentum(velocity) => self.name_parameters(velocity, MOMENTUM, &mut tensors),
+        let tensors = match &optimizer.memory {
+            Memory::Empty => Vec::new(),
+            Memory::Momentum(velocity) => self.name_parameters(velocity, MOMENTUM).collect(),
             Memory::Moments { mean, square } => {
-                self.name_parameters(mean, MEAN, &mut tensors);
-                self.name_parameters(square, SQUARE, &mut tensors);
+                self.name_parameters(mean, MEAN).chain(self.name_parameters(square, SQUARE)).collect()
             }
-        }
-        OptimizerState { step: optimizer.step, tensors }
+        };
+        OptimizerView { step: optimizer.step, tensors }
     }
 
     fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::StateDict;
-use crate::arch::TensorTable;
-use crate::engine::{Loss, OptimizerState, Outcome, Part, Update};
+use crate::arch::{TensorSpec, TensorTable};
+use crate::engine::{Loss, OptimizerState, OptimizerView, Outcome, Part, Update};
 
 /// An engine whose logits are its images.
 struct Echo;
@@ -31,14 +31,14 @@ impl Engine for Echo {
     fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>> {
         Ok(images.to_vec())
     }
-    fn state(&self) -> StateDict {
-        StateDict::new()
+    fn values(&self, _: &TensorSpec) -> &[f32] {
+        &[]
     }
     fn load_state(&mut self, _: &StateDict) -> Result<()> {
         Ok(())
     }
-    fn optimizer_state(&self) -> OptimizerState {
-        OptimizerState::default()
+    fn optimizer_view(&self) -> OptimizerView<'_> {
+        OptimizerView::default()
     }
     fn load_optimizer_state(&mut self, _: &OptimizerState) -> Result<()> {
         Ok(())

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::TestRecord;
 use super::schedule::ScheduleState;
-use crate::data::Normalizer;
-use crate::engine::OptimizerState;
+use crate::data::{Identity, Normalizer};
+use crate::engine::{OptimizerState, OptimizerView};
 use crate::weights::{Metadata, Weights, safetensors};
-use crate::{Error, Result, StateDict};
+use crate::{Error, Result, StateDict, StateView};
 
 /// How far a run has come.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,15 @@ pub struct Checkpoint {
     pub config: String,
     /// Number of images it learns from.
     pub train_images: usize,
+    /// What its data are known by; runs of earlier versions do not say.
+    pub data: Option<Identity>,
+}
+
+/// What changes from one checkpoint of a run to the next, where it lies.
+pub(super) struct Moment<'a> {
+    pub model: StateView<'a>,
+    pub optimizer: OptimizerView<'a>,
+    pub progress: &'a Progress,
 }
 
 /// What is stored as text beside the tensors.
@@ -77,6 +86,8 @@ struct Training {
     optimizer_step: u64,
     config: String,
     train_images: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<Identity>,
 }
 
 /// The metadata entry of [`Training`]; marks the file as a checkpoint.
@@ -92,23 +103,30 @@ impl Checkpoint {
     /// # Errors
     /// When it cannot be written; what was there stays then.
     pub fn write(&self, path: &Path) -> Result<()> {
+        let (model, optimizer) = (self.model.view(), self.optimizer.view());
+        self.write_moment(path, Moment { model, optimizer, progress: &self.progress })
+    }
+
+    /// Replaces the file at `path` by a checkpoint of the same run at another moment, whose tensors are
+    /// not copied.
+    ///
+    /// # Errors
+    /// When it cannot be written; what was there stays then.
+    pub(super) fn write_moment(&self, path: &Path, moment: Moment<'_>) -> Result<()> {
         let training = Training {
-            progress: self.progress.clone(),
-            optimizer_step: self.optimizer.step,
+            progress: moment.progress.clone(),
+            optimizer_step: moment.optimizer.step,
             config: self.config.clone(),
             train_images: self.train_images,
+            data: self.data.clone(),
         };
         let json = serde_json::to_string(&training).map_err(|error| Error::format(path, error.to_string()))?;
-        let prefixed = |prefix: &'static str, state: &StateDict| {
-            state.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())).collect::<Vec<_>>()
-        };
-        let tensors = [
-            prefixed(MODEL, &self.model),
-            prefixed(OPTIMIZER, &self.optimizer.tensors),
-            prefixed("", &self.preprocess),
-        ];
-        let metadata = Metadata::from([(TRAINING.into(), json)]);
-        safetensors::write(path, &tensors.into_iter().flatten().collect(), &metadata)
+        let mut tensors = Vec::new();
+        let parts = [(MODEL, moment.model), (OPTIMIZER, moment.optimizer.tensors), ("", self.preprocess.view())];
+        for (prefix, state) in parts {
+            tensors.extend(state.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
+        }
+        safetensors::write_view(path, &tensors, &Metadata::from([(TRAINING.into(), json)]))
     }
 
     /// Reads a checkpoint back and verifies its checksums.
@@ -129,6 +147,7 @@ impl Checkpoint {
             progress: training.progress,
             config: training.config,
             train_images: training.train_images,
+            data: training.data,
         };
         for (name, tensor) in state {
             let known = [Normalizer::MEAN, Normalizer::STD].contains(&name.as_str());
@@ -148,6 +167,7 @@ impl Checkpoint {
 mod tests {
     use super::*;
     use crate::Tensor;
+    use crate::data::Fingerprint;
 
     fn checkpoint() -> Checkpoint {
         let tensor = |values: &[f32]| Tensor::new(vec![values.len()], values.to_vec()).expect("sizes agree");
@@ -168,6 +188,11 @@ mod tests {
             },
             config: "lr = 0.1\n".into(),
             train_images: 50_000,
+            data: Some(Identity {
+                classes: vec!["cat".into(), "dog".into()],
+                train: Fingerprint { images: 50_000, labels: 7, samples: vec![u32::MAX, 0] },
+                test: Fingerprint { images: 0, labels: 0, samples: Vec::new() },
+            }),
         }
     }
 
@@ -177,6 +202,17 @@ mod tests {
         let path = folder.path().join("resume.safetensors");
         checkpoint().write(&path).expect("written");
         assert_eq!(Checkpoint::read(&path).expect("readable"), checkpoint());
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_earlier_version_says_nothing_of_its_data() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("resume.safetensors");
+        let earlier = Checkpoint { data: None, ..checkpoint() };
+        earlier.write(&path).expect("written");
+        let Weights { metadata, .. } = safetensors::read(&path).expect("readable");
+        assert!(!metadata[TRAINING].contains("\"data\""), "as such versions wrote it");
+        assert_eq!(Checkpoint::read(&path).expect("readable"), earlier);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::checkpoint::{Best, Checkpoint, Progress, Sums};
+use super::checkpoint::{Best, Checkpoint, Moment, Progress, Sums};
 use super::config::Config;
 use super::metrics::{self, Record, TestRecord};
 use super::recipe::Layers;
@@ -16,12 +16,12 @@ use super::rundir::RunDir;
 use super::schedule::Scheduler;
 use super::tensorboard;
 use crate::arch::{Network, initial_state};
-use crate::data::{self, Loader, Normalizer, Splits};
+use crate::data::{self, Identity, Loader, Normalizer, Splits};
 use crate::engine::{Batch, Engine, OptimizerState, Part, Peers};
 use crate::eval::evaluate;
 use crate::files::remove_unfinished;
-use crate::weights::{Metadata, safetensors};
-use crate::{Error, Result, StateDict, Tensor};
+use crate::weights::{Card, Metadata, Provenance, safetensors};
+use crate::{Error, Result, StateDict, StateView, TensorView};
 
 /// A run that is ready to start or to go on.
 pub struct Run {
@@ -31,18 +31,22 @@ pub struct Run {
     data: Splits,
     train: Loader,
     test: Loader,
+    normalizer: Arc<Normalizer>,
+    /// What it goes on from; without tensors once an engine has them.
     start: Checkpoint,
     _lock: File,
 }
 
-/// What a run that goes on may do with otherwise than before: nothing that changes its result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// What may be other than it was when a run goes on: nothing that changes its result.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Resources {
+pub struct Changes {
     /// In place of its [`threads`](Config::threads).
     pub threads: Option<usize>,
     /// In place of its [`workers`](Config::workers).
     pub workers: Option<usize>,
+    /// Name or path of the data set, which has moved.
+    pub data: Option<String>,
 }
 
 /// What happens during [`Run::train`], in order.
@@ -86,47 +90,52 @@ impl Run {
         config.check()?;
         let (network, data) = match_up(&mut config, data)?;
         let (start, normalizer) = beginning(&config, &network, &data)?;
-        let (train, test) = loaders(&config, &data, normalizer)?;
+        let (train, test) = loaders(&config, &data, &normalizer)?;
         let dir = RunDir::create(parent, name, &format!("{}-{}", network.name, data.name))?;
         let lock = dir.lock()?;
         dir.start(&config)?;
         dir.save_preprocess(&start.preprocess)?;
-        Ok(Self { dir, config, network, data, train, test, start, _lock: lock })
+        start.write(&dir.resume())?;
+        Ok(Self { dir, config, network, data, train, test, normalizer, start, _lock: lock })
     }
 
-    /// The run in `dir`, on the same `data`, from its last checkpoint; from its beginning when it was
-    /// stopped before the first; with other `resources` where they are given.
+    /// The run in `dir`, on the same `data`, from its last checkpoint, with the `changes` that are given.
+    ///
+    /// That the data are the same is told by the names of the classes, the number of images, all labels
+    /// and a few images: see [`Identity`]. Where they lie may change; `config.toml` then names the new
+    /// place.
     ///
     /// # Errors
     /// When another process is training the run, its checkpoint is damaged, or its settings or data
     /// have changed.
-    pub fn resume(dir: RunDir, data: Splits, resources: Resources) -> Result<Self> {
+    pub fn resume(dir: RunDir, data: Splits, changes: Changes) -> Result<Self> {
         let lock = dir.lock()?;
-        let mut config = dir.config()?;
-        config.threads = resources.threads.unwrap_or(config.threads);
-        config.workers = resources.workers.unwrap_or(config.workers);
-        let (network, data) = match_up(&mut config, data)?;
+        let kept = dir.config()?;
+        let mut config = kept.clone();
+        config.threads = changes.threads.unwrap_or(config.threads);
+        config.workers = changes.workers.unwrap_or(config.workers);
+        config.data = changes.data.unwrap_or(config.data);
         let path = dir.resume();
-        let (start, normalizer) = if path.try_exists().map_err(Error::io(&path))? {
-            let start = Checkpoint::read(&path)?;
-            same_settings(&start.config, &config)
-                .map_err(|error| Error::format(dir.config_file(), error.to_string()))?;
-            if start.train_images != data.train.len() {
-                let (then, now) = (start.train_images, data.train.len());
-                let message = format!("the run was learning from {then} images of {}, now there are {now}", data.name);
-                return Err(Error::format(path, message));
-            }
-            let normalizer = Normalizer::from_state(network.input, &start.preprocess)?;
-            (start, normalizer)
-        } else {
-            beginning(&config, &network, &data)?
+        let saved = path.try_exists().map_err(Error::io(&path))?.then(|| Checkpoint::read(&path)).transpose()?;
+        if let Some(known) = saved.as_ref().and_then(|saved| saved.data.as_ref()) {
+            data::same_classes(&known.classes, data.train.classes())
+                .map_err(|error| Error::format(&path, error.to_string()))?;
+        }
+        let (network, data) = match_up(&mut config, data)?;
+        let (start, normalizer) = match saved {
+            Some(saved) => going_on(&dir, saved, &config, &network, &data)?,
+            // Killed before the first checkpoint.
+            None => beginning(&config, &network, &data)?,
         };
-        let (train, test) = loaders(&config, &data, normalizer)?;
+        let (train, test) = loaders(&config, &data, &normalizer)?;
+        if config.data != kept.data {
+            dir.write_config(&Config { data: config.data.clone(), ..kept })?;
+        }
         for folder in [dir.path(), &dir.checkpoints()] {
             remove_unfinished(folder)?;
         }
         dir.save_preprocess(&start.preprocess)?;
-        Ok(Self { dir, config, network, data, train, test, start, _lock: lock })
+        Ok(Self { dir, config, network, data, train, test, normalizer, start, _lock: lock })
     }
 
     /// Its folder.
@@ -175,7 +184,7 @@ impl Run {
     /// When a file cannot be written, an image not read, or the training diverges: the last checkpoint
     /// before is kept.
     pub fn train(
-        self,
+        mut self,
         engine: &mut dyn Engine,
         peers: &mut dyn Peers,
         stop: &AtomicBool,
@@ -183,10 +192,11 @@ impl Run {
     ) -> Result<Progress> {
         engine.load_state(&self.start.model)?;
         engine.load_optimizer_state(&self.start.optimizer)?;
+        (self.start.model, self.start.optimizer) = Default::default();
         let first = self.start.progress.iteration;
         if first > 0 {
             // The run may have been killed between the checkpoint and what is copied from it.
-            self.publish(&self.start.model, &self.start.progress)?;
+            self.publish(&engine.state_view(), &self.start.progress)?;
         }
         if self.is_finished() {
             return Ok(self.start.progress);
@@ -221,18 +231,31 @@ impl Run {
         Ok(trainer.progress)
     }
 
-    /// Copies the weights of a checkpoint to where other programs look for them.
-    fn publish(&self, model: &StateDict, progress: &Progress) -> Result<()> {
-        let mut metadata = Metadata::from([
-            ("model".into(), self.network.name.clone()),
-            ("data".into(), self.data.name.clone()),
-            ("iteration".into(), progress.iteration.to_string()),
-        ]);
-        if let Some(best) = progress.best.filter(|best| best.iteration == progress.iteration) {
-            metadata.insert("test_error".into(), best.test_error.to_string());
-            safetensors::write(&self.dir.best(), model, &metadata)?;
+    /// Writes the weights of a checkpoint to where other programs look for them, with all that using them
+    /// takes.
+    fn publish(&self, model: &StateView<'_>, progress: &Progress) -> Result<()> {
+        let evaluated = progress.test.filter(|_| self.evaluates_after(progress.iteration));
+        let card = Card {
+            network: Some(self.network.clone()),
+            preprocessing: Some(Normalizer::clone(&self.normalizer)),
+            classes: Some(self.data.train.classes().to_vec()),
+            provenance: Provenance {
+                data: Some(self.data.name.clone()),
+                iteration: Some(progress.iteration),
+                test_error: evaluated.map(|test| test.test_error),
+            },
+            other: Metadata::new(),
+        };
+        let metadata = card.metadata()?;
+        if progress.best.is_some_and(|best| best.iteration == progress.iteration) {
+            safetensors::write_view(&self.dir.best(), model, &metadata)?;
         }
-        safetensors::write(&self.dir.last(), model, &metadata)
+        safetensors::write_view(&self.dir.last(), model, &metadata)
+    }
+
+    /// Whether there is an evaluation after so many steps.
+    fn evaluates_after(&self, iteration: u64) -> bool {
+        iteration == self.config.iterations || iteration.is_multiple_of(self.config.eval_interval)
     }
 }
 
@@ -258,7 +281,7 @@ fn match_up(config: &mut Config, data: Splits) -> Result<(Network, Splits)> {
 }
 
 /// A run before its first step.
-fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Checkpoint, Normalizer)> {
+fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Checkpoint, Arc<Normalizer>)> {
     let normalizer = config.preprocess.fit(data.train.as_ref())?;
     let start = Checkpoint {
         model: initial_state(network, config.seed)?,
@@ -267,24 +290,57 @@ fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Check
         progress: Progress::default(),
         config: config.to_toml()?,
         train_images: data.train.len(),
+        data: Some(Identity::of(data)?),
     };
-    Ok((start, normalizer))
+    Ok((start, Arc::new(normalizer)))
 }
 
-fn loaders(config: &Config, data: &Splits, normalizer: Normalizer) -> Result<(Loader, Loader)> {
-    let normalizer = Arc::new(normalizer);
+fn loaders(config: &Config, data: &Splits, normalizer: &Arc<Normalizer>) -> Result<(Loader, Loader)> {
     let train = Loader::train(data.train.clone(), normalizer.clone(), config.batch, config.augment, config.seed)?;
-    let test = Loader::evaluation(data.test.clone(), normalizer, config.batch)?;
+    let test = Loader::evaluation(data.test.clone(), normalizer.clone(), config.batch)?;
     Ok((train, test))
 }
 
+/// A run at its last checkpoint, once its settings and data are known to be the same.
+fn going_on(
+    dir: &RunDir,
+    mut saved: Checkpoint,
+    config: &Config,
+    network: &Network,
+    data: &Splits,
+) -> Result<(Checkpoint, Arc<Normalizer>)> {
+    let path = dir.resume();
+    let trained =
+        same_settings(&saved.config, config).map_err(|error| Error::format(dir.config_file(), error.to_string()))?;
+    if trained.data != config.data {
+        saved.config = Config { data: config.data.clone(), ..trained }.to_toml()?;
+    }
+    if saved.train_images != data.train.len() {
+        let (then, now) = (saved.train_images, data.train.len());
+        let message = format!("the run was learning from {then} images of {}, now there are {now}", data.name);
+        return Err(Error::format(path, message));
+    }
+    let found = Identity::of(data)?;
+    if let Some(difference) = saved.data.as_ref().and_then(|known| known.difference(&found)) {
+        let message = format!("{} is not the data set that the run was learning from: {difference}", data.name);
+        return Err(Error::format(path, message));
+    }
+    saved.data = Some(found);
+    let normalizer = Normalizer::from_state(network.input, &saved.preprocess)
+        .map_err(|error| Error::format(path, error.to_string()))?;
+    Ok((saved, Arc::new(normalizer)))
+}
+
+/// The settings that a checkpoint was trained with.
+///
 /// # Errors
-/// When `config` differs from those a checkpoint was trained with in more than its [`Resources`].
-fn same_settings(trained: &str, config: &Config) -> Result<()> {
+/// When `config` differs from them in more than [`Changes`] may.
+fn same_settings(trained: &str, config: &Config) -> Result<Config> {
     let trained = trained.parse().map_err(|error: toml::de::Error| Error::Config(error.to_string()))?;
     let trained = Layers::new().table(trained).resolve()?;
-    if (Config { threads: trained.threads, workers: trained.workers, ..config.clone() }) == trained {
-        return Ok(());
+    let (threads, workers, data) = (trained.threads, trained.workers, trained.data.clone());
+    if (Config { threads, workers, data, ..config.clone() }) == trained {
+        return Ok(trained);
     }
     Err(Error::Config("these are not the settings that the checkpoint was trained with".into()))
 }
@@ -343,18 +399,20 @@ impl Trainer<'_> {
     fn look_after(&mut self, stopped: bool) -> Result<()> {
         let config = &self.run.config;
         let iteration = self.progress.iteration;
-        let evaluates = iteration == config.iterations || iteration.is_multiple_of(config.eval_interval);
+        let evaluates = self.run.evaluates_after(iteration);
         let saves = evaluates || stopped || iteration.is_multiple_of(config.checkpoint_interval);
-        // Taken and looked at first: nothing that has diverged is evaluated or kept.
-        let model = if saves { Some(self.finite_state()?) } else { None };
+        // First: nothing that has diverged is evaluated or kept.
+        if saves {
+            self.check_finite()?;
+        }
         if evaluates {
             self.evaluate()?;
         }
         if evaluates || iteration.is_multiple_of(config.log_interval) {
             self.record(evaluates)?;
         }
-        if let Some(model) = model {
-            self.save(model)?;
+        if saves {
+            self.save()?;
         }
         Ok(())
     }
@@ -397,19 +455,13 @@ impl Trainer<'_> {
     }
 
     /// Writes a checkpoint. The records up to here are on disk before: none is missing after it.
-    fn save(&mut self, model: StateDict) -> Result<()> {
+    fn save(&mut self) -> Result<()> {
         self.metrics.sync()?;
         self.lap();
-        let checkpoint = Checkpoint {
-            model,
-            optimizer: self.engine.optimizer_state(),
-            progress: self.progress.clone(),
-            preprocess: self.run.start.preprocess.clone(),
-            config: self.run.start.config.clone(),
-            train_images: self.run.start.train_images,
-        };
-        checkpoint.write(&self.run.dir.resume())?;
-        self.run.publish(&checkpoint.model, &checkpoint.progress)?;
+        let (model, optimizer) = (self.engine.state_view(), self.engine.optimizer_view());
+        let moment = Moment { model: model.clone(), optimizer, progress: &self.progress };
+        self.run.start.write_moment(&self.run.dir.resume(), moment)?;
+        self.run.publish(&model, &self.progress)?;
         self.saved = self.progress.iteration;
         (self.observe)(Event::Saved { iteration: self.saved });
         self.lap();
@@ -424,18 +476,17 @@ impl Trainer<'_> {
         elapsed
     }
 
-    /// Parameters and running statistics.
-    ///
     /// # Errors
-    /// When one of them is not a finite number.
-    fn finite_state(&self) -> Result<StateDict> {
-        let state = self.engine.state();
-        let is_finite = |tensor: &Tensor| tensor.data().iter().all(|value| value.is_finite());
-        if let Some((name, _)) = state.iter().find(|(_, tensor)| !is_finite(tensor)) {
-            let how = format!("{name} has values that are not finite numbers");
-            return Err(self.diverged(self.progress.iteration, &how));
+    /// When a parameter or a running statistic is not a finite number.
+    fn check_finite(&self) -> Result<()> {
+        let is_finite = |tensor: &TensorView<'_>| tensor.data().iter().all(|value| value.is_finite());
+        match self.engine.state_view().iter().find(|(_, tensor)| !is_finite(tensor)) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let how = format!("{name} has values that are not finite numbers");
+                Err(self.diverged(self.progress.iteration, &how))
+            }
         }
-        Ok(state)
     }
 
     fn diverged(&self, iteration: u64, how: &str) -> Error {

@@ -14,19 +14,31 @@ use crate::{Error, Result, StateDict};
 
 /// A run's folder.
 ///
+/// [`Card`]: crate::weights::Card
+///
 /// | | |
 /// |---|---|
 /// | `config.toml` | all settings, [`Config`] |
 /// | `metrics.jsonl` | what was measured, [`metrics`](super::metrics) |
 /// | `events.out.tfevents.*` | the same for TensorBoard |
 /// | `curves.png`, `curves.svg` | training and test error over iterations |
-/// | `checkpoints/best.safetensors` | weights of the lowest test error, PyTorch names |
-/// | `checkpoints/last.safetensors` | weights of the last checkpoint, PyTorch names |
+/// | `checkpoints/best.safetensors` | weights of the lowest test error, PyTorch names, with their [`Card`] |
+/// | `checkpoints/last.safetensors` | weights of the last checkpoint, the same way |
 /// | `checkpoints/preprocess.safetensors` | the statistics images are normalised with |
 /// | `checkpoints/resume.safetensors` | all that going on needs, in one file: [`Checkpoint`](super::Checkpoint) |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunDir {
     path: PathBuf,
+}
+
+/// Which of the weights that a run keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// Those of the lowest test error.
+    #[default]
+    Best,
+    /// Those of the last checkpoint.
+    Last,
 }
 
 impl RunDir {
@@ -78,6 +90,11 @@ impl RunDir {
     pub(super) fn start(&self, config: &Config) -> Result<()> {
         let folder = self.checkpoints();
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        self.write_config(config)
+    }
+
+    /// Replaces `config.toml`.
+    pub(super) fn write_config(&self, config: &Config) -> Result<()> {
         let text = config.to_toml()?;
         write_atomically(&self.config_file(), |file| file.write_all(text.as_bytes()))
     }
@@ -126,6 +143,14 @@ impl RunDir {
     /// `checkpoints/last.safetensors`
     pub fn last(&self) -> PathBuf {
         self.checkpoints().join("last.safetensors")
+    }
+
+    /// The file of some weights.
+    pub fn weights(&self, kept: Kept) -> PathBuf {
+        match kept {
+            Kept::Best => self.best(),
+            Kept::Last => self.last(),
+        }
     }
 
     /// `checkpoints/resume.safetensors`

@@ -1,5 +1,6 @@
 //! Exchange formats: reading and writing the weights everyone else uses.
 
+mod card;
 mod decode;
 mod names;
 mod pytorch;
@@ -8,6 +9,8 @@ pub mod safetensors;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+
+pub use card::{Card, Provenance};
 
 use crate::arch::Graph;
 use crate::{Error, Result, StateDict};
@@ -72,7 +75,7 @@ fn network_of(path: &Path, Weights { state, metadata }: Weights) -> Result<Weigh
 }
 
 /// The state in the order of `graph`, once it is known to fit.
-fn fit(state: StateDict, graph: &Graph) -> Result<StateDict> {
+pub(crate) fn fit(state: StateDict, graph: &Graph) -> Result<StateDict> {
     state.check(graph)?;
     let mut tensors: std::collections::HashMap<_, _> = state.into_iter().collect();
     Ok(graph.tensors().iter().filter_map(|spec| tensors.remove_entry(&spec.name)).collect())

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::decode::Float;
 use super::{Metadata, Weights, names};
-use crate::{Error, Result, StateDict, Tensor, files};
+use crate::{Error, Result, StateDict, StateView, Tensor, files};
 
 /// Metadata entries that belong to the file, not to its owner.
 const FORMAT: &str = "format";
@@ -111,27 +111,57 @@ fn decode(info: &TensorInfo, bytes: &[u8]) -> Result<Tensor, Dtype> {
 /// Replaces `path` by a file of these tensors and this metadata.
 ///
 /// # Errors
-/// When the file cannot be written; what was there stays then.
+/// As [`write_view`].
 pub fn write(path: &Path, state: &StateDict, metadata: &Metadata) -> Result<()> {
-    let mut body = Vec::new();
-    let mut tensors = BTreeMap::new();
-    let mut checksums = BTreeMap::new();
-    for (name, tensor) in state.iter() {
-        let start = body.len();
-        body.extend(tensor.data().iter().flat_map(|value| value.to_le_bytes()));
-        let data_offsets = (start, body.len());
-        tensors.insert(name, TensorInfo { dtype: Dtype::F32, shape: tensor.shape().to_vec(), data_offsets });
-        checksums.insert(name, crc32fast::hash(&body[start..]));
+    write_view(path, &state.view(), metadata)
+}
+
+/// Replaces `path` by a file of tensors that lie elsewhere. They are read twice, for their checksums and
+/// their values, and never copied whole: a file of any size takes no memory to write.
+///
+/// # Errors
+/// When the file cannot be written; what was there stays then.
+pub fn write_view(path: &Path, state: &StateView<'_>, metadata: &Metadata) -> Result<()> {
+    let unwritable = |error: serde_json::Error| Error::format(path, error.to_string());
+    let (mut tensors, mut checksums, mut start) = (BTreeMap::new(), BTreeMap::new(), 0);
+    for (name, tensor) in state {
+        let data_offsets = (start, start + size_of_val(tensor.data()));
+        start = data_offsets.1;
+        tensors.insert(name.as_str(), TensorInfo { dtype: Dtype::F32, shape: tensor.shape().to_vec(), data_offsets });
+        checksums.insert(name.as_str(), checksum(tensor.data()));
+    }
+    if tensors.len() < state.len() {
+        return Err(Error::format(path, "two tensors to write have the same name"));
     }
     let mut metadata = metadata.clone();
     metadata.insert(FORMAT.into(), "pt".into());
-    metadata
-        .insert(CHECKSUMS.into(), serde_json::to_string(&checksums).map_err(|e| Error::format(path, e.to_string()))?);
-    let header = encode_header(&WrittenHeader { metadata, tensors }).map_err(|e| Error::format(path, e.to_string()))?;
+    metadata.insert(CHECKSUMS.into(), serde_json::to_string(&checksums).map_err(unwritable)?);
+    let header = encode_header(&WrittenHeader { metadata, tensors }).map_err(unwritable)?;
+    if header.len() as u64 > MAX_HEADER_BYTES {
+        return Err(Error::format(path, format!("the format takes headers of at most {MAX_HEADER_BYTES} bytes")));
+    }
     files::write_atomically(path, |file| {
         file.write_all(&header)?;
-        file.write_all(&body)
+        state.iter().try_for_each(|(_, tensor)| in_pieces(tensor.data(), |bytes| file.write_all(bytes)))
     })
+}
+
+fn checksum(values: &[f32]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    let Ok(()) = in_pieces(values, |bytes| Ok::<_, std::convert::Infallible>(sum.update(bytes)));
+    sum.finalize()
+}
+
+/// The values as bytes of a file, a few thousand at a time.
+fn in_pieces<E>(values: &[f32], mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let mut bytes = [[0; size_of::<f32>()]; 4096];
+    for piece in values.chunks(bytes.len()) {
+        for (bytes, value) in bytes.iter_mut().zip(piece) {
+            *bytes = value.to_le_bytes();
+        }
+        take(bytes[..piece.len()].as_flattened())?;
+    }
+    Ok(())
 }
 
 /// What goes into the header, with every map in an order of its own: the crate's writer keeps metadata
@@ -193,6 +223,27 @@ mod tests {
         let (_a, first) = written();
         let (_b, second) = written();
         assert_eq!(std::fs::read(first).expect("readable"), std::fs::read(second).expect("readable"));
+    }
+
+    #[test]
+    fn a_tensor_of_several_pieces_is_written_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("weights.safetensors");
+        let values: Vec<f32> = (0..10_001).map(|index| index as f32).collect();
+        let tensor = Tensor::new(vec![10_001], values).expect("sizes agree");
+        let state = StateDict::from_iter([("a".to_string(), tensor)]);
+        write(&path, &state, &Metadata::new()).expect("written");
+        assert_eq!(read(&path).expect("readable").state, state);
+    }
+
+    #[test]
+    fn a_name_stands_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("weights.safetensors");
+        let tensor = Tensor::full(vec![2], 1.0);
+        let twice = vec![("a".to_string(), tensor.view()), ("a".to_string(), tensor.view())];
+        let message = write_view(&path, &twice, &Metadata::new()).expect_err("twice").to_string();
+        assert!(message.contains("the same name") && !path.exists(), "{message}");
     }
 
     #[test]
