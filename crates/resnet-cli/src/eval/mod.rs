@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use resnet::data::Loader;
+use resnet::data::{Loader, Workers};
 use resnet::engine::{self, Options};
 use resnet::eval::{Evaluation, evaluate};
 use serde::Serialize;
@@ -82,7 +82,7 @@ fn measure(subject: Subject, precision: PrecisionArg) -> anyhow::Result<Measurem
     let options = Options { precision: precision.into(), ..Options::default() };
     let mut engine = engine::open(&engine::default_name(), network.graph()?, &state, options)
         .with_context(|| format!("{} as {}", weights.display(), network.name))?;
-    let splits = crate::data::open(&data, network.input)?.fit(network.input)?;
+    let splits = crate::data::open(&data)?;
     let classes = splits.test.classes();
     anyhow::ensure!(
         network.classes == classes.len(),
@@ -92,8 +92,9 @@ fn measure(subject: Subject, precision: PrecisionArg) -> anyhow::Result<Measurem
         splits.name,
         classes.len()
     );
-    let normalizer = normalisation.normalizer(splits.train.as_ref())?;
-    let batches = Loader::evaluation(splits.test.clone(), Arc::new(normalizer), BATCH)?.once();
+    let workers = Workers::new(0)?;
+    let normalizer = normalisation.normalizer(splits.train.as_ref(), network.input, &workers)?;
+    let batches = Loader::evaluation(splits.test.clone(), Arc::new(normalizer), BATCH, &workers)?.once();
     let mut progress = Progress::new(splits.test.len(), "images");
     let result = evaluate(engine.as_mut(), batches, classes, |done| progress.set(done))?;
     Ok(Measurement { model: network.name, weights, data: splits.name, result })

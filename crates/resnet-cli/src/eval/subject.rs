@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use resnet::StateDict;
-use resnet::arch::Network;
-use resnet::data::{Dataset, Normalizer, Preprocess};
+use resnet::arch::{Network, Shape};
+use resnet::data::{Dataset, Normalizer, Preprocess, Workers};
 use resnet::train::RunDir;
 use resnet::weights;
 
@@ -32,10 +32,10 @@ pub enum Normalisation {
 
 impl Normalisation {
     /// What normalises the images; `train` is what statistics that are not given come from.
-    pub fn normalizer(self, train: &dyn Dataset) -> resnet::Result<Normalizer> {
+    pub fn normalizer(self, train: &dyn Dataset, input: Shape, workers: &Workers) -> resnet::Result<Normalizer> {
         match self {
             Self::Known(normalizer) => Ok(normalizer),
-            Self::Chosen(preprocess) => preprocess.fit(train),
+            Self::Chosen(preprocess) => preprocess.fit(train, input, workers),
         }
     }
 }

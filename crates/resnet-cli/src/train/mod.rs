@@ -153,7 +153,7 @@ fn resume(args: &Args, path: &Path) -> anyhow::Result<Run> {
 }
 
 fn open(config: &Config) -> anyhow::Result<Splits> {
-    Ok(data::open(&config.data, config.network()?.input)?)
+    Ok(data::open(&config.data)?)
 }
 
 /// A flag that the first Ctrl-C (or request to terminate) sets; the second ends the program at once.

@@ -14,7 +14,7 @@ use super::rundir::RunDir;
 use super::schedule::Scheduler;
 use super::tensorboard;
 use crate::arch::{Network, initial_state};
-use crate::data::{self, Loader, Normalizer, Splits};
+use crate::data::{self, Loader, Normalizer, Splits, Workers};
 use crate::engine::{Batch, Engine, OptimizerState, Part, Peers};
 use crate::eval::evaluate;
 use crate::files::remove_unfinished;
@@ -132,8 +132,7 @@ impl Run {
         &self.network
     }
 
-    /// The images, as the network sees their shape; `test` holds the validation images where some are
-    /// held back.
+    /// The images; `test` holds the validation images where some are held back.
     pub fn data(&self) -> &Splits {
         &self.data
     }
@@ -224,9 +223,8 @@ impl Run {
     }
 }
 
-/// Data in the shape that the network takes and split as the settings say; the network with as many
-/// classes as the data have.
-fn match_up(config: &mut Config, data: Splits) -> Result<(Network, Splits)> {
+/// Data split as the settings say; the network with as many classes as the data have.
+fn match_up(config: &mut Config, mut data: Splits) -> Result<(Network, Splits)> {
     let found = data.train.classes().len();
     let expected = config.classes.or(config.network.as_ref().map(|network| network.classes)).unwrap_or(found);
     if expected != found {
@@ -237,7 +235,6 @@ fn match_up(config: &mut Config, data: Splits) -> Result<(Network, Splits)> {
     }
     config.classes = Some(found);
     let network = config.network()?;
-    let mut data = data.fit(network.input)?;
     if config.validation_images > 0 {
         let (train, held_back) = data::split(&data.train, config.validation_images, config.seed)?;
         data = Splits { name: data.name, train: Arc::new(train), test: Arc::new(held_back) };
@@ -247,7 +244,7 @@ fn match_up(config: &mut Config, data: Splits) -> Result<(Network, Splits)> {
 
 /// A run before its first step.
 fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Checkpoint, Normalizer)> {
-    let normalizer = config.preprocess.fit(data.train.as_ref())?;
+    let normalizer = config.preprocess.fit(data.train.as_ref(), network.input, &Workers::new(0)?)?;
     let start = Checkpoint {
         model: initial_state(network, config.seed)?,
         optimizer: OptimizerState::default(),
@@ -261,8 +258,10 @@ fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Check
 
 fn loaders(config: &Config, data: &Splits, normalizer: Normalizer) -> Result<(Loader, Loader)> {
     let normalizer = Arc::new(normalizer);
-    let train = Loader::train(data.train.clone(), normalizer.clone(), config.batch, config.augment, config.seed)?;
-    let test = Loader::evaluation(data.test.clone(), normalizer, config.batch)?;
+    let workers = Workers::new(0)?;
+    let (images, statistics) = (data.train.clone(), normalizer.clone());
+    let train = Loader::train(images, statistics, config.batch, config.augment, config.seed, &workers)?;
+    let test = Loader::evaluation(data.test.clone(), normalizer, config.batch, &workers)?;
     Ok((train, test))
 }
 
