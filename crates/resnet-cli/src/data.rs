@@ -3,11 +3,10 @@
 use std::cell::RefCell;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use resnet::arch::Shape;
 use resnet::data::{OpenOptions, Splits};
 
-/// Opens the data set of that name or in that folder; image files are scaled to `input`.
-pub fn open(spec: &str, input: Shape) -> resnet::Result<Splits> {
+/// Opens the data set of that name or in that folder.
+pub fn open(spec: &str) -> resnet::Result<Splits> {
     let bars = RefCell::new(Vec::<(String, ProgressBar)>::new());
     let progress = |progress: resnet::data::fetch::Progress| {
         let mut bars = bars.borrow_mut();
@@ -18,7 +17,7 @@ pub fn open(spec: &str, input: Shape) -> resnet::Result<Splits> {
             bar.set_position(progress.done);
         }
     };
-    let splits = resnet::data::open(spec, &OpenOptions { input, progress: &progress, ..OpenOptions::default() });
+    let splits = resnet::data::open(spec, &OpenOptions { progress: &progress, ..OpenOptions::default() });
     bars.take().iter().for_each(|(_, bar)| bar.finish());
     splits
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use resnet::arch::Network;
-use resnet::data::{self, Augment, Loader, OpenOptions, Preprocess};
+use resnet::data::{self, Augment, Loader, OpenOptions, Preprocess, Workers};
 use resnet::engine::{Engine, Loss, Native, Options, Part, Precision};
 use resnet::weights;
 
@@ -54,12 +54,14 @@ fn run() -> Result<(), Box<dyn Error>> {
         .find(|known| known.name() == precision)
         .ok_or("PRECISION: expected f32, tf32 or bf16")?;
     let batches = batches.parse::<NonZeroUsize>().map_err(|error| format!("BATCHES '{batches}': {error}"))?.get();
-    let graph = Network::named(model)?.graph()?;
+    let network = Network::named(model)?;
+    let graph = network.graph()?;
     let state = weights::read(Path::new(file), Some(&graph))?.state;
     let tensors = graph.tensors();
     let images = data::open(dataset, &OpenOptions::default())?.train;
-    let normalizer = Arc::new(Preprocess::PixelMean.fit(images.as_ref())?);
-    let loader = Loader::train(images, normalizer, BATCH, AUGMENT, 0)?;
+    let workers = Workers::new(0)?;
+    let normalizer = Arc::new(Preprocess::PixelMean.fit(images.as_ref(), network.input, &workers)?);
+    let loader = Loader::train(images, normalizer, BATCH, AUGMENT, 0, &workers)?;
     let engine = |precision| Native::new(graph.clone(), &state, Options { precision, ..Options::default() });
     let (mut exact, mut rounded) = (engine(Precision::F32)?, engine(precision)?);
 

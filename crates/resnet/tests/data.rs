@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use resnet::arch::Shape;
-use resnet::data::{Augment, Dataset, Images, Loader, Normalizer, Preprocess, Subset, fit, split, synthetic};
-use resnet::engine::Batch;
+use resnet::data::{
+    Augment, Batch, Dataset, Framing, Image, Images, Loader, Normalizer, Preprocess, Scratch, Shard, Subset, Workers,
+    split, synthetic,
+};
 use resnet::{Result, StateDict};
 
 fn labels_of(batch: &Batch) -> &[u32] {
@@ -18,20 +20,45 @@ fn counted(images: usize, shape: Shape) -> Arc<dyn Dataset> {
     Arc::new(Images::new(shape, ["a", "b", "c"].map(Into::into).to_vec(), labels, pixels).unwrap())
 }
 
+fn workers() -> Workers {
+    Workers::new(2).unwrap()
+}
+
+/// Of images that all have one shape.
+fn shape(dataset: &dyn Dataset) -> Shape {
+    dataset.shape().unwrap()
+}
+
+fn fit(preprocess: &Preprocess, dataset: &dyn Dataset) -> Result<Normalizer> {
+    preprocess.fit(dataset, shape(dataset), &workers())
+}
+
 fn normalizer(dataset: &dyn Dataset, preprocess: &Preprocess) -> Arc<Normalizer> {
-    Arc::new(preprocess.fit(dataset).unwrap())
+    Arc::new(fit(preprocess, dataset).unwrap())
+}
+
+fn image(dataset: &dyn Dataset, index: usize) -> Image {
+    let mut image = Image::default();
+    dataset.read(index, &mut image).unwrap();
+    image
 }
 
 fn pixels(dataset: &dyn Dataset, index: usize) -> Vec<u8> {
-    let mut pixels = vec![0; dataset.shape().len()];
-    dataset.read(index, &mut pixels).unwrap();
-    pixels
+    image(dataset, index).pixels().to_vec()
+}
+
+/// An image normalised, and nothing else.
+fn normalised(normalizer: &Normalizer, image: &Image) -> Vec<f32> {
+    let view = Framing::Pad.view(image.shape(), normalizer.shape());
+    let mut out = vec![f32::NAN; normalizer.shape().len()];
+    normalizer.render(image, &view, &mut Scratch::default(), &mut out).unwrap();
+    out
 }
 
 fn train_loader(images: usize, batch: usize, seed: u64) -> Loader {
     let dataset = counted(images, Shape::new(3, 8, 8));
     let normalizer = normalizer(&*dataset, &Preprocess::PixelMean);
-    Loader::train(dataset, normalizer, batch, Augment::default(), seed).unwrap()
+    Loader::train(dataset, normalizer, batch, Augment::default(), seed, &workers()).unwrap()
 }
 
 fn take(loader: &Loader, start: u64, n: usize) -> Vec<Batch> {
@@ -42,15 +69,9 @@ fn take(loader: &Loader, start: u64, n: usize) -> Vec<Batch> {
 fn an_epoch_shows_every_image_once_and_ends_with_a_partial_batch() {
     let dataset = counted(10, Shape::new(1, 2, 2));
     let normalizer = normalizer(&*dataset, &Preprocess::ImageMean);
-    let loader = Loader::train(dataset.clone(), normalizer.clone(), 4, Augment::NONE, 1).unwrap();
+    let loader = Loader::train(dataset.clone(), normalizer.clone(), 4, Augment::NONE, 1, &workers()).unwrap();
     assert_eq!(loader.iterations_per_epoch(), 3);
-    let mut expected: Vec<Vec<f32>> = (0..10)
-        .map(|i| {
-            let mut out = vec![0.0; 4];
-            normalizer.apply(&pixels(&*dataset, i), &mut out);
-            out
-        })
-        .collect();
+    let mut expected: Vec<Vec<f32>> = (0..10).map(|i| normalised(&normalizer, &image(&*dataset, i))).collect();
     expected.sort_by(|a, b| a.partial_cmp(b).unwrap());
     for epoch in 0..3 {
         let batches = take(&loader, epoch * 3, 3);
@@ -87,18 +108,51 @@ fn dropping_unread_batches_ends_their_threads() {
 }
 
 #[test]
+fn batches_and_statistics_are_the_same_on_any_number_of_threads() {
+    let dataset = counted(50, Shape::new(3, 8, 8));
+    let made = |threads| {
+        let workers = Workers::new(threads).unwrap();
+        let channel = Preprocess::Channel { mean: None, std: None };
+        let [pixel, channel] = [Preprocess::PixelMean, channel]
+            .map(|preprocess| preprocess.fit(&*dataset, Shape::new(3, 8, 8), &workers).unwrap());
+        let loader = Loader::train(dataset.clone(), Arc::new(pixel), 16, Augment::default(), 7, &workers).unwrap();
+        (channel.state(), take(&loader, 0, 8))
+    };
+    let one = made(1);
+    for threads in [2, 7, 0] {
+        assert!(made(threads) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn the_shards_of_all_ranks_are_the_whole_batch_in_order() {
+    let whole = train_loader(50, 16, 7);
+    let epoch = take(&whole, 0, 8);
+    for ranks in [1, 2, 3] {
+        let shards = (0..ranks).map(|rank| take(&whole.clone().with_shard(Shard::new(rank, ranks).unwrap()), 0, 8));
+        let shards: Vec<Vec<Batch>> = shards.collect();
+        for (iteration, batch) in epoch.iter().enumerate() {
+            let parts: Vec<&Batch> = shards.iter().map(|batches| &batches[iteration]).collect();
+            assert!(parts.iter().all(|part| part.len().abs_diff(batch.len() / ranks) <= 1), "fair shares");
+            let images: Vec<f32> = parts.iter().flat_map(|part| part.images.clone()).collect();
+            let labels: Vec<u32> = parts.iter().flat_map(|part| labels_of(part).to_vec()).collect();
+            assert_eq!((images, labels.as_slice()), (batch.images.clone(), labels_of(batch)));
+        }
+    }
+    assert!(Shard::new(2, 2).is_err());
+}
+
+#[test]
 fn evaluation_goes_through_the_images_once_in_order_and_unchanged() {
     let dataset = counted(10, Shape::new(3, 4, 4));
     let normalizer = normalizer(&*dataset, &Preprocess::PixelMean);
-    let loader = Loader::evaluation(dataset.clone(), normalizer.clone(), 4).unwrap();
+    let loader = Loader::evaluation(dataset.clone(), normalizer.clone(), 4, &workers()).unwrap();
     let batches: Vec<Batch> = loader.once().collect::<Result<_>>().unwrap();
     let labels: Vec<u32> = batches.iter().flat_map(|batch| labels_of(batch).to_vec()).collect();
     assert_eq!(labels, (0..10).map(|i| dataset.label(i)).collect::<Vec<_>>());
     let images: Vec<f32> = batches.iter().flat_map(|batch| batch.images.clone()).collect();
-    for (i, image) in images.chunks(48).enumerate() {
-        let mut expected = vec![0.0; 48];
-        normalizer.apply(&pixels(&*dataset, i), &mut expected);
-        assert_eq!(image, expected);
+    for (i, seen) in images.chunks(48).enumerate() {
+        assert_eq!(seen, normalised(&normalizer, &image(&*dataset, i)));
     }
 }
 
@@ -109,7 +163,7 @@ fn an_unreadable_image_is_an_error_in_its_batch() {
         fn len(&self) -> usize {
             self.0.len()
         }
-        fn shape(&self) -> Shape {
+        fn shape(&self) -> Option<Shape> {
             self.0.shape()
         }
         fn classes(&self) -> &[String] {
@@ -118,64 +172,69 @@ fn an_unreadable_image_is_an_error_in_its_batch() {
         fn label(&self, index: usize) -> u32 {
             self.0.label(index)
         }
-        fn read(&self, index: usize, _: &mut [u8]) -> Result<()> {
+        fn origin(&self, index: usize) -> String {
+            format!("{index}.png")
+        }
+        fn read(&self, index: usize, image: &mut Image) -> Result<()> {
             match index {
-                5 => Err(resnet::Error::format("five.png", "expected an image")),
+                4 => image.reshape(Shape::new(2, 4, 4)).fill(0),
+                5 => return Err(resnet::Error::format("five.png", "expected an image")),
                 6 => panic!("a decoder's mistake"),
-                _ => Ok(()),
+                _ => image.reshape(Shape::new(3, 4, 4)).fill(0),
             }
+            Ok(())
         }
     }
     let dataset = Arc::new(Broken(counted(8, Shape::new(3, 4, 4))));
     let normalizer = normalizer(&*counted(8, Shape::new(3, 4, 4)), &Preprocess::PixelMean);
-    let batches: Vec<_> = Loader::evaluation(dataset, normalizer, 1).unwrap().once().collect();
+    let batches: Vec<_> = Loader::evaluation(dataset, normalizer, 1, &workers()).unwrap().once().collect();
     assert_eq!(batches.len(), 8);
-    assert!(batches[..5].iter().all(Result::is_ok));
-    assert!(batches[5].as_ref().unwrap_err().to_string().contains("five.png"));
-    assert!(batches[6].as_ref().unwrap_err().to_string().contains("stopped unexpectedly"));
+    assert!(batches[..4].iter().chain(&batches[7..]).all(Result::is_ok));
+    let message = |batch: usize| batches[batch].as_ref().unwrap_err().to_string();
+    assert!(message(4).contains("4.png: the image has 2 channels"), "{}", message(4));
+    assert!(message(5).contains("five.png"));
+    assert!(message(6).contains("batch 6 has stopped unexpectedly"));
 }
 
 #[test]
 fn loaders_refuse_what_makes_no_sense() {
-    let dataset = counted(4, Shape::new(3, 4, 4));
+    let (dataset, workers) = (counted(4, Shape::new(3, 4, 4)), workers());
     let fitted = normalizer(&*dataset, &Preprocess::PixelMean);
-    let other = normalizer(&*counted(4, Shape::new(3, 5, 4)), &Preprocess::PixelMean);
+    let other = normalizer(&*counted(4, Shape::new(3, 3, 4)), &Preprocess::PixelMean);
     let empty: Arc<dyn Dataset> = Arc::new(Subset::new(dataset.clone(), vec![]).unwrap());
     let wide = Augment { crop_padding: usize::MAX, ..Augment::default() };
-    assert!(Loader::evaluation(dataset.clone(), fitted.clone(), 0).is_err());
-    assert!(Loader::evaluation(dataset.clone(), other, 1).is_err());
-    assert!(Loader::evaluation(empty.clone(), fitted.clone(), 1).is_err());
-    assert!(Loader::train(dataset, fitted, 1, wide, 0).is_err());
-    assert!(Preprocess::PixelMean.fit(&*empty).is_err());
+    assert!(Loader::evaluation(dataset.clone(), fitted.clone(), 0, &workers).is_err());
+    assert!(Loader::evaluation(dataset.clone(), other, 1, &workers).is_err());
+    assert!(Loader::evaluation(empty.clone(), fitted.clone(), 1, &workers).is_err());
+    assert!(Loader::train(dataset, fitted, 1, wide, 0, &workers).is_err());
+    assert!(fit(&Preprocess::PixelMean, &*empty).is_err());
 }
 
 #[test]
 fn pixel_mean_is_the_mean_image_of_the_training_set() {
     let dataset = counted(5, Shape::new(3, 2, 2));
-    let normalizer = Preprocess::PixelMean.fit(&*dataset).unwrap();
-    let mut out = vec![0.0; 12];
+    let normalizer = normalizer(&*dataset, &Preprocess::PixelMean);
     let mut sum = vec![0.0f64; 12];
     for i in 0..5 {
-        normalizer.apply(&pixels(&*dataset, i), &mut out);
-        for (sum, &x) in sum.iter_mut().zip(&out) {
+        for (sum, x) in sum.iter_mut().zip(normalised(&normalizer, &image(&*dataset, i))) {
             *sum += f64::from(x);
         }
     }
     assert!(sum.iter().all(|sum| sum.abs() < 1e-6), "{sum:?}");
     let first = f32::from(pixels(&*dataset, 0)[3]) / 255.0;
-    normalizer.apply(&pixels(&*dataset, 0), &mut out);
-    assert_eq!(out[3], first - normalizer.state().get(Normalizer::MEAN).unwrap().data()[3]);
+    assert_eq!(
+        normalised(&normalizer, &image(&*dataset, 0))[3],
+        first - normalizer.state().get(Normalizer::MEAN).unwrap().data()[3]
+    );
 }
 
 #[test]
 fn channel_statistics_give_mean_zero_and_variance_one() {
     let dataset = counted(6, Shape::new(3, 5, 4));
-    let normalizer = Preprocess::Channel { mean: None, std: None }.fit(&*dataset).unwrap();
+    let normalizer = normalizer(&*dataset, &Preprocess::Channel { mean: None, std: None });
     let mut values = vec![vec![]; 3];
-    let mut out = vec![0.0; 60];
     for i in 0..6 {
-        normalizer.apply(&pixels(&*dataset, i), &mut out);
-        for (channel, plane) in out.chunks(20).enumerate() {
+        for (channel, plane) in normalised(&normalizer, &image(&*dataset, i)).chunks(20).enumerate() {
             values[channel].extend(plane.iter().map(|&x| f64::from(x)));
         }
     }
@@ -190,9 +249,8 @@ fn channel_statistics_give_mean_zero_and_variance_one() {
 #[test]
 fn given_channel_statistics_are_applied_as_torchvision_does() {
     let given = Preprocess::Channel { mean: Some(vec![0.485, 0.456, 0.406]), std: Some(vec![0.229, 0.224, 0.225]) };
-    let image = Images::new(Shape::new(3, 1, 1), vec!["a".into()], vec![0], vec![17, 200, 255]).unwrap();
-    let mut out = vec![0.0; 3];
-    given.fit(&image).unwrap().apply(&[17, 200, 255], &mut out);
+    let images = Images::new(Shape::new(3, 1, 1), vec!["a".into()], vec![0], vec![17, 200, 255]).unwrap();
+    let out = normalised(&fit(&given, &images).unwrap(), &image(&images, 0));
     let expected = [(17.0, 0.485, 0.229), (200.0, 0.456, 0.224), (255.0f32, 0.406, 0.225f32)]
         .map(|(x, mean, std)| (x / 255.0 - mean) / std);
     assert_eq!(out, expected);
@@ -202,28 +260,27 @@ fn given_channel_statistics_are_applied_as_torchvision_does() {
 fn statistics_that_do_not_fit_are_refused() {
     let dataset = counted(4, Shape::new(3, 2, 2));
     let channel = |mean: Vec<f32>, std: Vec<f32>| Preprocess::Channel { mean: Some(mean), std: Some(std) };
-    assert!(channel(vec![0.5], vec![0.2]).fit(&*dataset).is_err());
-    assert!(channel(vec![0.5; 3], vec![0.2, 0.0, 0.2]).fit(&*dataset).is_err());
-    assert!(channel(vec![0.5, f32::NAN, 0.5], vec![0.2; 3]).fit(&*dataset).is_err());
+    assert!(fit(&channel(vec![0.5], vec![0.2]), &*dataset).is_err());
+    assert!(fit(&channel(vec![0.5; 3], vec![0.2, 0.0, 0.2]), &*dataset).is_err());
+    assert!(fit(&channel(vec![0.5, f32::NAN, 0.5], vec![0.2; 3]), &*dataset).is_err());
 }
 
 #[test]
 fn a_channel_of_one_value_is_not_divided_by_zero() {
     let black = Images::new(Shape::new(1, 2, 2), vec!["a".into()], vec![0], vec![0; 4]).unwrap();
-    let mut out = vec![1.0; 4];
-    Preprocess::Channel { mean: None, std: None }.fit(&black).unwrap().apply(&[0; 4], &mut out);
-    assert_eq!(out, [0.0; 4]);
+    let fitted = fit(&Preprocess::Channel { mean: None, std: None }, &black).unwrap();
+    assert_eq!(normalised(&fitted, &image(&black, 0)), [0.0; 4]);
 }
 
 #[test]
 fn statistics_survive_a_state_dict() {
     let dataset = counted(4, Shape::new(3, 4, 4));
     for preprocess in [Preprocess::PixelMean, Preprocess::ImageMean, Preprocess::Channel { mean: None, std: None }] {
-        let fitted = preprocess.fit(&*dataset).unwrap();
-        assert_eq!(Normalizer::from_state(dataset.shape(), &fitted.state()).unwrap(), fitted);
+        let fitted = fit(&preprocess, &*dataset).unwrap();
+        assert_eq!(Normalizer::from_state(shape(&*dataset), &fitted.state()).unwrap(), fitted);
         assert!(Normalizer::from_state(Shape::new(1, 4, 4), &fitted.state()).is_err());
     }
-    assert!(Normalizer::from_state(dataset.shape(), &StateDict::new()).is_err());
+    assert!(Normalizer::from_state(shape(&*dataset), &StateDict::new()).is_err());
 }
 
 #[test]
@@ -243,27 +300,6 @@ fn choices_survive_a_config_file() {
 }
 
 #[test]
-fn grey_images_fit_a_colour_network() {
-    let grey = counted(3, Shape::new(1, 28, 28));
-    let fitted = fit(grey.clone(), Shape::new(3, 32, 32)).unwrap();
-    let (original, padded) = (pixels(&*grey, 2), pixels(&*fitted, 2));
-    assert_eq!(padded.len(), 3 * 32 * 32);
-    for (i, &x) in padded.iter().enumerate() {
-        let (y, x0) = (i / 32 % 32, i % 32);
-        let inside = (2..30).contains(&y) && (2..30).contains(&x0);
-        assert_eq!(x, if inside { original[(y - 2) * 28 + x0 - 2] } else { 0 });
-    }
-    assert_eq!((fitted.len(), fitted.label(2)), (3, 2));
-}
-
-#[test]
-fn images_that_cannot_fit_are_refused() {
-    let message = |shape, input| fit(counted(2, shape), input).err().unwrap().to_string();
-    assert!(message(Shape::new(3, 8, 8), Shape::new(1, 8, 8)).contains("3 channels"));
-    assert!(message(Shape::new(3, 9, 8), Shape::new(3, 8, 8)).contains("larger"));
-}
-
-#[test]
 fn a_split_is_repeatable_and_leaves_nothing_out() {
     let dataset = counted(50, Shape::new(1, 1, 1));
     let seen = |subset: &Subset| (0..subset.len()).map(|i| pixels(subset, i)[0]).collect::<Vec<_>>();
@@ -277,6 +313,18 @@ fn a_split_is_repeatable_and_leaves_nothing_out() {
     assert_eq!(seen(&split(&dataset, 5, 3).unwrap().1), seen(&held));
     assert_ne!(seen(&split(&dataset, 5, 4).unwrap().1), seen(&held));
     assert!(split(&dataset, 50, 3).is_err());
+}
+
+#[test]
+fn an_image_says_where_it_came_from() {
+    let images = Images::new(Shape::new(1, 1, 1), vec!["a".into()], vec![0; 5], vec![0; 5]).unwrap();
+    assert_eq!(images.origin(3), "image 3");
+    let images = images.from_files([("one.bin".into(), 2), ("none.bin".into(), 0), ("two.bin".into(), 3)]);
+    let origins: Vec<String> = (0..5).map(|index| images.origin(index)).collect();
+    assert_eq!(origins[..3], ["image 0 of one.bin", "image 1 of one.bin", "image 0 of two.bin"]);
+    let some = Subset::new(Arc::new(images), vec![4]).unwrap();
+    assert_eq!(some.origin(0), "image 2 of two.bin");
+    assert_eq!(synthetic::splits(0, 1, 8).unwrap().test.origin(7), "image 7 of synthetic/test");
 }
 
 #[test]
@@ -318,7 +366,7 @@ fn a_linear_model_does_badly_on_the_synthetic_set() {
     const INPUTS: usize = 3 * 32 * 32;
     let splits = synthetic::splits(0, 3000, 1000).unwrap();
     let fitted = normalizer(&*splits.train, &Preprocess::PixelMean);
-    let loader = Loader::train(splits.train, fitted.clone(), 100, Augment::default(), 0).unwrap();
+    let loader = Loader::train(splits.train, fitted.clone(), 100, Augment::default(), 0, &workers()).unwrap();
     let mut weights = vec![0.0f32; 10 * INPUTS];
     let logits = |weights: &[f32], image: &[f32]| -> Vec<f32> {
         weights.chunks(INPUTS).map(|row| row.iter().zip(image).map(|(w, x)| w * x).sum()).collect()
@@ -335,7 +383,7 @@ fn a_linear_model_does_badly_on_the_synthetic_set() {
         }
     }
     let mut correct = 0;
-    for batch in Loader::evaluation(splits.test, fitted, 100).unwrap().once() {
+    for batch in Loader::evaluation(splits.test, fitted, 100, &workers()).unwrap().once() {
         let batch = batch.unwrap();
         for (image, &label) in batch.images.chunks(INPUTS).zip(labels_of(&batch)) {
             let logits = logits(&weights, image);
@@ -345,23 +393,4 @@ fn a_linear_model_does_badly_on_the_synthetic_set() {
     }
     println!("linear model: {correct} of 1000");
     assert!(correct < 450, "{correct} of 1000");
-}
-
-/// Prints what a batch of the paper's costs; `cargo test --release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_a_batch() {
-    let start = std::time::Instant::now();
-    let splits = synthetic::splits(0, 10_000, 2_000).unwrap();
-    println!("synthetic set: {:?}", start.elapsed());
-    let start = std::time::Instant::now();
-    let fitted = normalizer(&*splits.train, &Preprocess::PixelMean);
-    println!("mean image: {:?}", start.elapsed());
-    let loader = Loader::train(splits.train, fitted, 128, Augment::default(), 0).unwrap();
-    let start = std::time::Instant::now();
-    let mut batches = loader.batches(0);
-    for _ in 0..2000 {
-        batches.next().unwrap().unwrap();
-    }
-    println!("batch of 128: {:?} with two threads", start.elapsed() / 2000);
 }

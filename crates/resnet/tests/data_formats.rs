@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use resnet::arch::Shape;
-use resnet::data::{OpenOptions, Splits, open};
+use resnet::data::{Dataset, Framing, Image, OpenOptions, Scratch, Splits, Workers, open};
 
 fn open_path(path: &Path) -> resnet::Result<Splits> {
     open(path.to_str().unwrap(), &OpenOptions::default())
@@ -27,10 +27,18 @@ fn overwrite(path: impl AsRef<Path>, at: u64, bytes: &[u8]) {
     file.write_all(bytes).unwrap();
 }
 
-fn pixels(dataset: &dyn resnet::data::Dataset, index: usize) -> Vec<u8> {
-    let mut pixels = vec![0; dataset.shape().len()];
-    dataset.read(index, &mut pixels).unwrap();
-    pixels
+fn pixels(dataset: &dyn Dataset, index: usize) -> Vec<u8> {
+    let mut image = Image::default();
+    dataset.read(index, &mut image).unwrap();
+    image.pixels().to_vec()
+}
+
+/// An image as an evaluation sees it on a canvas.
+fn framed(dataset: &dyn Dataset, index: usize, canvas: Shape) -> Vec<u8> {
+    let mut image = Image::default();
+    dataset.read(index, &mut image).unwrap();
+    let view = Framing::of(dataset, canvas).unwrap().view(image.shape(), canvas);
+    view.frame(&image, &mut Scratch::default()).unwrap().to_vec()
 }
 
 /// Real data beside the project, where there is any.
@@ -58,6 +66,7 @@ fn cifar10_binary_is_read() {
     let splits = open_path(folder.path()).unwrap();
     assert_eq!((splits.name.as_str(), splits.train.len(), splits.test.len()), ("cifar10", 50_000, 10_000));
     assert_eq!(splits.train.label(10_001), 9);
+    assert_eq!(splits.train.origin(10_001), "image 1 of data_batch_2.bin");
     assert_eq!(pixels(&*splits.train, 10_001)[..4], [1, 2, 3, 0]);
     assert_eq!(splits.train.classes()[9], "truck");
 }
@@ -195,11 +204,12 @@ fn idx_is_read_compressed_and_plain() {
     let root = tempfile::tempdir().unwrap();
     let splits = open_path(&idx_folder(root.path())).unwrap();
     assert_eq!((splits.name.as_str(), splits.train.len(), splits.test.len()), ("fashion-mnist", 6, 2));
-    assert_eq!(splits.train.shape(), Shape::new(1, 28, 28));
+    assert_eq!(splits.train.shape(), Some(Shape::new(1, 28, 28)));
+    assert_eq!(splits.train.origin(5), "image 5 of train-images-idx3-ubyte");
     assert_eq!((splits.train.label(3), splits.test.label(1)), (9, 7));
     assert_eq!(pixels(&*splits.train, 5)[..3], [95, 96, 97]);
     assert_eq!(splits.train.classes()[9], "Ankle boot");
-    assert_eq!(splits.fit(Shape::new(3, 32, 32)).unwrap().train.shape(), Shape::new(3, 32, 32));
+    assert_eq!(framed(&*splits.train, 0, Shape::new(3, 32, 32)).len(), 3 * 32 * 32);
 }
 
 #[test]
@@ -248,10 +258,6 @@ fn image_folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     folder
 }
 
-fn open_at(path: &Path, input: Shape) -> resnet::Result<Splits> {
-    open(path.to_str().unwrap(), &OpenOptions { input, ..Default::default() })
-}
-
 #[test]
 fn class_folders_are_read_in_alphabetical_order() {
     let png = fixture("colour.png");
@@ -263,11 +269,13 @@ fn class_folders_are_read_in_alphabetical_order() {
         ("train/.hidden/a.png", b""),
         ("val/dog/1.png", &png),
     ]);
-    let splits = open_at(folder.path(), Shape::new(3, 16, 16)).unwrap();
+    let splits = open_path(folder.path()).unwrap();
     assert_eq!(splits.train.classes(), ["cat", "dog"]);
     assert_eq!(splits.test.classes(), ["cat", "dog"]);
     assert_eq!((0..3).map(|i| splits.train.label(i)).collect::<Vec<_>>(), [0, 1, 1]);
     assert_eq!((splits.test.len(), splits.test.label(0)), (1, 1));
+    assert_eq!(splits.train.origin(2), folder.path().join("train/dog/2.PNG").to_str().unwrap());
+    assert_eq!(splits.train.shape(), None);
     assert_eq!(pixels(&*splits.train, 2), pixels(&*splits.test, 0));
 }
 
@@ -292,14 +300,14 @@ fn images_are_cropped_and_scaled_as_pillow_does() {
         let folder = image_folder(&[("train/a/x.png", &bytes), ("test/a/x.png", &bytes)]);
         for (channels, expected) in [(3, &colour), (1, &grey)] {
             let tolerance = if (name, channels) == ("grey.jpg", 1) { 8 } else { tolerance };
-            let splits = open_at(folder.path(), Shape::new(channels, 16, 16)).unwrap();
-            let found = pixels(&*splits.train, 0);
+            let splits = open_path(folder.path()).unwrap();
+            let found = framed(&*splits.train, 0, Shape::new(channels, 16, 16));
             let worst = found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
             assert!(worst <= tolerance, "{name}, {channels} channels: off by {worst}");
         }
         if name == "grey.jpg" {
-            let splits = open_at(folder.path(), Shape::new(3, 16, 16)).unwrap();
-            let found = pixels(&*splits.train, 0);
+            let splits = open_path(folder.path()).unwrap();
+            let found = framed(&*splits.train, 0, Shape::new(3, 16, 16));
             assert!(
                 found[..256] == found[256..512] && found[..256] == found[512..],
                 "grey is the same in every channel"
@@ -323,8 +331,7 @@ fn damaged_images_are_named() {
     ] {
         let folder = image_folder(&[("train/a/x.png", bytes), ("test/a/x.png", bytes)]);
         let splits = open_path(folder.path()).unwrap();
-        let mut out = vec![0; 3072];
-        let message = splits.train.read(0, &mut out).unwrap_err().to_string();
+        let message = splits.train.read(0, &mut Image::default()).unwrap_err().to_string();
         assert!(message.contains("x.png") && message.contains(complaint_has), "{message}");
     }
 }
@@ -335,12 +342,12 @@ fn damaged_images_do_no_harm() {
         let good = fixture(name);
         let folder = image_folder(&[("train/a/x.png", &good), ("test/a/x.png", &good)]);
         let splits = open_path(folder.path()).unwrap();
-        let mut out = vec![0; 3072];
+        let mut image = Image::default();
         for at in (0..good.len()).step_by(3) {
             let mut bytes = good.clone();
             bytes[at] ^= 0x5a;
             std::fs::write(folder.path().join("train/a/x.png"), bytes).unwrap();
-            let _ = splits.train.read(0, &mut out);
+            let _ = splits.train.read(0, &mut image);
         }
     }
 }
@@ -371,10 +378,10 @@ fn real_photographs_are_read() {
         let file = file.unwrap();
         std::fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
     }
-    let splits = open_at(folder.path(), Shape::new(3, 64, 64)).unwrap();
+    let splits = open_path(folder.path()).unwrap();
     for dataset in [splits.train, splits.test] {
         for i in 0..dataset.len() {
-            let image = pixels(&*dataset, i);
+            let image = framed(&*dataset, i, Shape::new(3, 64, 64));
             assert!(image.iter().any(|&x| x != image[0]));
         }
     }
@@ -389,7 +396,8 @@ fn the_real_cifar10_is_balanced_and_has_its_known_mean() {
             assert_eq!((0..dataset.len()).filter(|&i| dataset.label(i) == class).count(), each);
         }
     }
-    let fitted = resnet::data::Preprocess::Channel { mean: None, std: None }.fit(&*splits.train).unwrap();
+    let channel = resnet::data::Preprocess::Channel { mean: None, std: None };
+    let fitted = channel.fit(&*splits.train, Shape::new(3, 32, 32), &Workers::new(0).unwrap()).unwrap();
     let state = fitted.state();
     let published = [("preprocess.mean", [0.4914, 0.4822, 0.4465]), ("preprocess.std", [0.2470, 0.2435, 0.2616])];
     for (name, expected) in published {

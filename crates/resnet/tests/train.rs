@@ -158,8 +158,9 @@ fn a_run_resumes_with_its_own_settings_and_data_only() {
     let (dir, _) = start(&config(""), parent.path(), "run", 5);
     let fewer_classes = {
         let data = data();
-        let pixels = vec![0; 2 * data.train.shape().len()];
-        let images = resnet::data::Images::new(data.train.shape(), vec!["a".into(), "b".into()], vec![0, 1], pixels);
+        let shape = data.train.shape().expect("one shape");
+        let pixels = vec![0; 2 * shape.len()];
+        let images = resnet::data::Images::new(shape, vec!["a".into(), "b".into()], vec![0, 1], pixels);
         let images = std::sync::Arc::new(images.expect("two images"));
         Splits { name: "two".into(), train: images.clone(), test: images }
     };

@@ -80,11 +80,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn measure(subject: Subject, precision: PrecisionArg) -> anyhow::Result<Measurement> {
-    let Subject { model, weights, data } = subject;
+    let Subject { model, weights, data, workers } = subject;
     let mut engine = model.engine(Options { precision: precision.into(), ..Options::default() })?;
     let Model { network, state, preprocessing, classes, .. } = model;
     drop(state); // the engine has its own
-    let batches = Loader::evaluation(data.test.clone(), Arc::new(preprocessing), BATCH)?.once();
+    let batches = Loader::evaluation(data.test.clone(), Arc::new(preprocessing), BATCH, &workers)?.once();
     let mut progress = Progress::new(data.test.len(), "images");
     let result = evaluate(engine.as_mut(), batches, &classes, |done| progress.set(done))?;
     Ok(Measurement { model: network.name, weights, data: data.name, result })

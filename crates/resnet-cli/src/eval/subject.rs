@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use resnet::arch::Network;
-use resnet::data::Splits;
+use resnet::data::{Splits, Workers};
 use resnet::model::{Draft, Model};
 use resnet::train::{Kept, RunDir};
 
@@ -17,6 +17,8 @@ pub struct Subject {
     pub model: Model,
     pub weights: PathBuf,
     pub data: Splits,
+    /// The threads that read the images.
+    pub workers: Workers,
 }
 
 /// `--checkpoint`.
@@ -51,12 +53,12 @@ impl Subject {
             draft.preprocessing()?; // or an error, before data are fetched
         }
         let data = args.data.clone().or(home).with_context(|| ask_for_data(&draft))?;
-        let data = crate::data::open(&data, input)?.fit(input)?;
+        let (data, workers) = (crate::data::open(&data)?, Workers::new(0)?);
         draft.name_classes(&data)?;
         if let Some(choice) = choice {
-            draft.card.preprocessing = Some(choice.fit(data.train.as_ref())?);
+            draft.card.preprocessing = Some(choice.fit(data.train.as_ref(), input, &workers)?);
         }
-        Ok(Self { model: draft.build()?, weights, data })
+        Ok(Self { model: draft.build()?, weights, data, workers })
     }
 }
 

@@ -163,7 +163,7 @@ fn from_anywhere(data: &str) -> std::io::Result<String> {
 }
 
 fn open(config: &Config) -> resnet::Result<Splits> {
-    data::open(&config.data, config.network()?.input)
+    data::open(&config.data)
 }
 
 fn train_images(config: &Config) -> resnet::Result<usize> {

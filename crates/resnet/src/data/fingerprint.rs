@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Splits};
+use super::{Dataset, Image, Splits};
 use crate::Result;
 
 /// Images that are looked at, spread evenly over the data set.
@@ -32,10 +32,10 @@ impl Fingerprint {
         for index in 0..images {
             labels.update(&dataset.label(index).to_le_bytes());
         }
-        let mut pixels = vec![0; dataset.shape().len()];
+        let mut image = Image::default();
         let sample = |index| {
-            dataset.read(index, &mut pixels)?;
-            Ok(crc32fast::hash(&pixels))
+            dataset.read(index, &mut image)?;
+            Ok(crc32fast::hash(image.pixels()))
         };
         let samples = sampled(images).map(sample).collect::<Result<_>>()?;
         Ok(Self { images, labels: labels.finalize(), samples })

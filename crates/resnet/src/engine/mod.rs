@@ -9,29 +9,10 @@ pub use native::Native;
 pub use peers::{Alone, Peers};
 pub use resnet_graph::{Outcome, ParamGroup, Part, Precision, Rule, Targets, Update, Work};
 
+pub use crate::data::Batch;
+
 use crate::arch::{TensorSpec, TensorTable};
 use crate::{Result, StateDict, StateView, TensorView};
-
-/// Images and what they should be classified as, ready for a network.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
-    /// Preprocessed pixels, `[images, channels, height, width]`.
-    pub images: Vec<f32>,
-    /// One target for each image.
-    pub targets: Targets,
-}
-
-impl Batch {
-    /// Number of images.
-    pub fn len(&self) -> usize {
-        self.targets.len()
-    }
-
-    /// Whether there is no image.
-    pub fn is_empty(&self) -> bool {
-        self.targets.is_empty()
-    }
-}
 
 /// Softmax cross-entropy, averaged over the images of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -16,7 +16,7 @@ use super::rundir::RunDir;
 use super::schedule::Scheduler;
 use super::tensorboard;
 use crate::arch::{Network, initial_state};
-use crate::data::{self, Identity, Loader, Normalizer, Splits};
+use crate::data::{self, Identity, Loader, Normalizer, Shard, Splits, Workers};
 use crate::engine::{Batch, Engine, OptimizerState, Part, Peers};
 use crate::eval::evaluate;
 use crate::files::remove_unfinished;
@@ -89,8 +89,9 @@ impl Run {
     pub fn create(mut config: Config, data: Splits, parent: &Path, name: Option<&str>) -> Result<Self> {
         config.check()?;
         let (network, data) = match_up(&mut config, data)?;
-        let (start, normalizer) = beginning(&config, &network, &data)?;
-        let (train, test) = loaders(&config, &data, &normalizer)?;
+        let workers = Workers::new(config.workers)?;
+        let (start, normalizer) = beginning(&config, &network, &data, &workers)?;
+        let (train, test) = loaders(&config, &data, &normalizer, &workers)?;
         let dir = RunDir::create(parent, name, &format!("{}-{}", network.name, data.name))?;
         let lock = dir.lock()?;
         dir.start(&config)?;
@@ -122,12 +123,13 @@ impl Run {
                 .map_err(|error| Error::format(&path, error.to_string()))?;
         }
         let (network, data) = match_up(&mut config, data)?;
+        let workers = Workers::new(config.workers)?;
         let (start, normalizer) = match saved {
             Some(saved) => going_on(&dir, saved, &config, &network, &data)?,
             // Killed before the first checkpoint.
-            None => beginning(&config, &network, &data)?,
+            None => beginning(&config, &network, &data, &workers)?,
         };
-        let (train, test) = loaders(&config, &data, &normalizer)?;
+        let (train, test) = loaders(&config, &data, &normalizer, &workers)?;
         if config.data != kept.data {
             dir.write_config(&Config { data: config.data.clone(), ..kept })?;
         }
@@ -153,8 +155,7 @@ impl Run {
         &self.network
     }
 
-    /// The images, as the network sees their shape; `test` holds the validation images where some are
-    /// held back.
+    /// The images; `test` holds the validation images where some are held back.
     pub fn data(&self) -> &Splits {
         &self.data
     }
@@ -220,7 +221,10 @@ impl Run {
             observe,
         };
         let left = self.config.iterations.saturating_sub(first);
-        for batch in self.train.batches(first).take(usize::try_from(left).unwrap_or(usize::MAX)) {
+        let shard = Shard::new(trainer.peers.rank(), trainer.peers.size())?;
+        for batch in
+            self.train.clone().with_shard(shard).batches(first).take(usize::try_from(left).unwrap_or(usize::MAX))
+        {
             trainer.step(&batch?)?;
             let stopped = stop.load(Ordering::Relaxed);
             trainer.look_after(stopped)?;
@@ -259,9 +263,8 @@ impl Run {
     }
 }
 
-/// Data in the shape that the network takes and split as the settings say; the network with as many
-/// classes as the data have.
-fn match_up(config: &mut Config, data: Splits) -> Result<(Network, Splits)> {
+/// Data split as the settings say; the network with as many classes as the data have.
+fn match_up(config: &mut Config, mut data: Splits) -> Result<(Network, Splits)> {
     let found = data.train.classes().len();
     let expected = config.classes.or(config.network.as_ref().map(|network| network.classes)).unwrap_or(found);
     if expected != found {
@@ -272,7 +275,6 @@ fn match_up(config: &mut Config, data: Splits) -> Result<(Network, Splits)> {
     }
     config.classes = Some(found);
     let network = config.network()?;
-    let mut data = data.fit(network.input)?;
     if config.validation_images > 0 {
         let (train, held_back) = data::split(&data.train, config.validation_images, config.seed)?;
         data = Splits { name: data.name, train: Arc::new(train), test: Arc::new(held_back) };
@@ -281,8 +283,13 @@ fn match_up(config: &mut Config, data: Splits) -> Result<(Network, Splits)> {
 }
 
 /// A run before its first step.
-fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Checkpoint, Arc<Normalizer>)> {
-    let normalizer = config.preprocess.fit(data.train.as_ref())?;
+fn beginning(
+    config: &Config,
+    network: &Network,
+    data: &Splits,
+    workers: &Workers,
+) -> Result<(Checkpoint, Arc<Normalizer>)> {
+    let normalizer = config.preprocess.fit(data.train.as_ref(), network.input, workers)?;
     let start = Checkpoint {
         model: initial_state(network, config.seed)?,
         optimizer: OptimizerState::default(),
@@ -295,9 +302,15 @@ fn beginning(config: &Config, network: &Network, data: &Splits) -> Result<(Check
     Ok((start, Arc::new(normalizer)))
 }
 
-fn loaders(config: &Config, data: &Splits, normalizer: &Arc<Normalizer>) -> Result<(Loader, Loader)> {
-    let train = Loader::train(data.train.clone(), normalizer.clone(), config.batch, config.augment, config.seed)?;
-    let test = Loader::evaluation(data.test.clone(), normalizer.clone(), config.batch)?;
+fn loaders(
+    config: &Config,
+    data: &Splits,
+    normalizer: &Arc<Normalizer>,
+    workers: &Workers,
+) -> Result<(Loader, Loader)> {
+    let (images, statistics) = (data.train.clone(), normalizer.clone());
+    let train = Loader::train(images, statistics, config.batch, config.augment, config.seed, workers)?;
+    let test = Loader::evaluation(data.test.clone(), normalizer.clone(), config.batch, workers)?;
     Ok((train, test))
 }
 

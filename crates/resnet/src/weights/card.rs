@@ -304,7 +304,7 @@ fn check_size(network: &Network, tensors: usize) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::arch::Shortcut;
-    use crate::data::{Images, Preprocess};
+    use crate::data::{Images, Preprocess, Workers};
 
     /// What a run's file says of a small network on images with a mean image.
     fn card() -> Card {
@@ -314,7 +314,11 @@ mod tests {
         let pixels = (0..3 * 18).map(|index| (index * 7) as u8).collect();
         let images = Images::new(network.input, vec!["a".into()], vec![0; 3], pixels).expect("three images");
         Card {
-            preprocessing: Some(Preprocess::PixelMean.fit(&images).expect("three images")),
+            preprocessing: Some(
+                Preprocess::PixelMean
+                    .fit(&images, network.input, &Workers::new(1).expect("a thread"))
+                    .expect("three images"),
+            ),
             network: Some(network),
             classes: Some(vec!["cat \"and\"\n".into(), "Hündin".into()]),
             provenance: Provenance { data: Some("pets".into()), iteration: Some(7), test_error: Some(1.0 - 0.9173) },
@@ -424,7 +428,12 @@ mod tests {
     fn a_mean_image_takes_a_third_more_than_its_bytes() {
         let network = Network::named("resnet20").expect("a network");
         let images = Images::new(network.input, vec!["a".into()], vec![0], vec![77; 3072]).expect("an image");
-        let card = Card { preprocessing: Some(Preprocess::PixelMean.fit(&images).expect("fitted")), ..Card::default() };
+        let card = Card {
+            preprocessing: Some(
+                Preprocess::PixelMean.fit(&images, network.input, &Workers::new(1).expect("a thread")).expect("fitted"),
+            ),
+            ..Card::default()
+        };
         let metadata = card.metadata().expect("consistent");
         assert!((16_384..16_600).contains(&metadata["preprocessing"].len()), "{}", metadata["preprocessing"].len());
     }

@@ -6,7 +6,8 @@ use rand::seq::SliceRandom;
 use resnet_graph::Shape;
 
 use super::Dataset;
-use super::random::{Purpose, stream};
+use crate::data::image::Image;
+use crate::data::random::{Purpose, stream};
 use crate::{Error, Result};
 
 /// Some images of another data set.
@@ -57,7 +58,7 @@ impl Dataset for Subset {
         self.indices.len()
     }
 
-    fn shape(&self) -> Shape {
+    fn shape(&self) -> Option<Shape> {
         self.dataset.shape()
     }
 
@@ -69,7 +70,11 @@ impl Dataset for Subset {
         self.dataset.label(self.indices[index])
     }
 
-    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
-        self.dataset.read(self.indices[index], pixels)
+    fn origin(&self, index: usize) -> String {
+        self.dataset.origin(self.indices[index])
+    }
+
+    fn read(&self, index: usize, image: &mut Image) -> Result<()> {
+        self.dataset.read(self.indices[index], image)
     }
 }

@@ -1,11 +1,11 @@
 //! The built-in data set: ten shapes on cluttered backgrounds, drawn by the program.
 //!
-//! A class is a shape and nothing else: place, size, rotation, colours, background, an occluding stroke
-//! and noise are drawn from the same distributions for all of them. So averages of pixels say next to
-//! nothing, and a linear model stays near chance.
+//! A class is a shape and nothing else: place, size, rotation, colours, background, an occluding
+//! stroke and noise are drawn from the same distributions for all of them. So averages of pixels
+//! say next to nothing, and a linear model stays near chance.
 //!
-//! An image depends only on (seed, split, index). Only operations that IEEE 754 rounds exactly are used
-//! (no sines, no logarithms), so the images are the same on every machine.
+//! An image depends only on (seed, split, index). Only operations that IEEE 754 rounds exactly are
+//! used (no sines, no logarithms), so the images are the same on every machine.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use resnet_graph::Shape;
 
-use super::random::{Purpose, stream};
 use super::{Images, Splits};
+use crate::data::random::{Purpose, stream};
 use crate::{Error, Result};
 
 /// Training images of the built-in data set.
@@ -35,12 +35,17 @@ const SHAPE: Shape = Shape::new(3, SIDE, SIDE);
 pub fn splits(seed: u64, train: usize, test: usize) -> Result<Splits> {
     Ok(Splits {
         name: NAME.into(),
-        train: Arc::new(generate(seed, 0, train)?),
-        test: Arc::new(generate(seed, 1, test)?),
+        train: Arc::new(generate(seed, TRAIN, train)?),
+        test: Arc::new(generate(seed, TEST, test)?),
     })
 }
 
-fn generate(seed: u64, split: u64, images: usize) -> Result<Images> {
+/// A part of the data set: the number its random streams begin with, and its name.
+type Part = (u64, &'static str);
+const TRAIN: Part = (0, "train");
+const TEST: Part = (1, "test");
+
+fn generate(seed: u64, (split, part): Part, images: usize) -> Result<Images> {
     let bytes = images.checked_mul(SHAPE.len()).filter(|&bytes| bytes <= isize::MAX as usize);
     let bytes = bytes.ok_or_else(|| Error::Config(format!("{images} synthetic images do not fit in memory")))?;
     let labels: Vec<u32> = (0..images).map(|index| (index % FIGURES.len()) as u32).collect();
@@ -58,7 +63,8 @@ fn generate(seed: u64, split: u64, images: usize) -> Result<Images> {
             });
         }
     });
-    Images::new(SHAPE, FIGURES.iter().map(|named| named.name.into()).collect(), labels, pixels)
+    let classes = FIGURES.iter().map(|named| named.name.into()).collect();
+    Ok(Images::new(SHAPE, classes, labels, pixels)?.from_files([(format!("{NAME}/{part}"), images)]))
 }
 
 /// A class.

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use resnet_graph::Shape;
-
 use super::cifar::Layout;
 use super::fetch::{Progress, SOURCES, cache_folder, fetch};
 use super::{Splits, folder, idx, synthetic};
@@ -12,8 +10,6 @@ use crate::{Error, Result};
 /// What [`open`] needs to know besides the name.
 #[derive(Clone)]
 pub struct OpenOptions<'a> {
-    /// Shape that image files are scaled to: the network's input. Data sets of fixed size ignore it.
-    pub input: Shape,
     /// Folder that downloads are kept in; by default [`cache_folder`].
     pub cache: Option<PathBuf>,
     /// Told how far a download is.
@@ -22,7 +18,7 @@ pub struct OpenOptions<'a> {
 
 impl Default for OpenOptions<'_> {
     fn default() -> Self {
-        Self { input: Shape::new(3, 32, 32), cache: None, progress: &|_| {} }
+        Self { cache: None, progress: &|_| {} }
     }
 }
 
@@ -44,9 +40,9 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Splits> {
     match SOURCES.iter().find(|source| source.name == spec) {
         Some(source) => {
             let cache = options.cache.clone().map_or_else(cache_folder, Ok)?;
-            open_folder(&fetch(source, &cache, options.progress)?, options)
+            open_folder(&fetch(source, &cache, options.progress)?)
         }
-        None if Path::new(spec).is_dir() => open_folder(Path::new(spec), options),
+        None if Path::new(spec).is_dir() => open_folder(Path::new(spec)),
         None => {
             let names: Vec<&str> = names().collect();
             Err(Error::Config(format!("there is no data set `{spec}`: expected {} or a folder", names.join(", "))))
@@ -54,13 +50,13 @@ pub fn open(spec: &str, options: &OpenOptions) -> Result<Splits> {
     }
 }
 
-fn open_folder(path: &Path, options: &OpenOptions) -> Result<Splits> {
+fn open_folder(path: &Path) -> Result<Splits> {
     if let Some(layout) = Layout::of(path) {
         layout.open(path)
     } else if idx::is_here(path) {
         idx::open(path)
     } else if folder::is_here(path) {
-        folder::open(path, options.input)
+        folder::open(path)
     } else {
         Err(Error::format(
             path,

@@ -42,8 +42,12 @@ pub(super) fn open(folder: &Path) -> Result<Splits> {
     } else {
         (0..count).map(|class| class.to_string()).collect()
     };
-    let images = |(shape, labels, pixels)| Images::new(shape, classes.clone(), labels, pixels);
-    Ok(Splits { name, train: Arc::new(images(train)?), test: Arc::new(images(test)?) })
+    let images = |(shape, labels, pixels): (Shape, Vec<u32>, Vec<u8>), file: &str| {
+        let origin = (file.to_owned(), labels.len());
+        Ok::<_, Error>(Images::new(shape, classes.clone(), labels, pixels)?.from_files([origin]))
+    };
+    let [train, test] = [images(train, FILES[0][0])?, images(test, FILES[1][0])?].map(Arc::new);
+    Ok(Splits { name, train, test })
 }
 
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {

@@ -3,6 +3,7 @@
 use resnet_graph::Shape;
 
 use super::Dataset;
+use crate::data::image::Image;
 use crate::{Error, Result};
 
 /// A data set whose pixels are all in memory.
@@ -12,11 +13,13 @@ pub struct Images {
     classes: Vec<String>,
     labels: Vec<u32>,
     pixels: Vec<u8>,
+    /// Where they came from: the index after the last one of each file, and its name.
+    files: Vec<(usize, String)>,
 }
 
 impl Images {
-    /// Images of `shape`, one after another in `pixels` (`[images, channels, height, width]`), with the
-    /// class of each in `labels` and the name of each class in `classes`.
+    /// Images of `shape`, one after another in `pixels` (`[images, channels, height, width]`), with
+    /// the class of each in `labels` and the name of each class in `classes`.
     ///
     /// # Errors
     /// When the number of pixels does not match, or a label has no class.
@@ -34,7 +37,18 @@ impl Images {
                 classes.len()
             )));
         }
-        Ok(Self { shape, classes, labels, pixels })
+        Ok(Self { shape, classes, labels, pixels, files: Vec::new() })
+    }
+
+    /// Says which files the images came from, in order: the name of each and how many it held.
+    pub fn from_files(mut self, files: impl IntoIterator<Item = (String, usize)>) -> Self {
+        let mut end = 0;
+        let ends = files.into_iter().map(|(name, images)| {
+            end = images.saturating_add(end);
+            (end, name)
+        });
+        self.files = ends.collect();
+        self
     }
 }
 
@@ -49,8 +63,8 @@ impl Dataset for Images {
         self.labels.len()
     }
 
-    fn shape(&self) -> Shape {
-        self.shape
+    fn shape(&self) -> Option<Shape> {
+        Some(self.shape)
     }
 
     fn classes(&self) -> &[String] {
@@ -61,9 +75,19 @@ impl Dataset for Images {
         self.labels[index]
     }
 
-    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
+    /// `image 17 of train.bin`, counted from 0.
+    fn origin(&self, index: usize) -> String {
+        let file = self.files.partition_point(|&(end, _)| end <= index);
+        let first = file.checked_sub(1).map_or(0, |before| self.files[before].0);
+        match self.files.get(file) {
+            Some((_, name)) => format!("image {} of {name}", index - first),
+            None => format!("image {index}"),
+        }
+    }
+
+    fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let len = self.shape.len();
-        pixels.copy_from_slice(&self.pixels[index * len..][..len]);
+        image.reshape(self.shape).copy_from_slice(&self.pixels[index * len..][..len]);
         Ok(())
     }
 }

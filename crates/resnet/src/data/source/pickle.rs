@@ -342,9 +342,9 @@ mod tests {
     use super::*;
 
     const BATCHES: [&[u8]; 3] = [
-        include_bytes!("../../tests/fixtures/data/batch-protocol3.pkl"),
-        include_bytes!("../../tests/fixtures/data/batch-protocol4.pkl"),
-        include_bytes!("../../tests/fixtures/data/batch-protocol5.pkl"),
+        include_bytes!("../../../tests/fixtures/data/batch-protocol3.pkl"),
+        include_bytes!("../../../tests/fixtures/data/batch-protocol4.pkl"),
+        include_bytes!("../../../tests/fixtures/data/batch-protocol5.pkl"),
     ];
 
     fn data(pickle: &Pickle) -> Option<(usize, usize, Vec<u8>)> {
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn only_bytes_are_taken_for_pixels() {
-        let pickle = Pickle::read(include_bytes!("../../tests/fixtures/data/floats.pkl")).unwrap();
+        let pickle = Pickle::read(include_bytes!("../../../tests/fixtures/data/floats.pkl")).unwrap();
         assert_eq!(data(&pickle), None);
     }
 

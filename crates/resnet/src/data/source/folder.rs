@@ -1,12 +1,10 @@
-//! A folder with a folder of images for each class.
+//! A folder with a folder of images for each class: an index of files, decoded when they are read.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use resnet_graph::Shape;
-
-use super::image::read_image;
 use super::{Dataset, Splits, split};
+use crate::data::image::{Image, read_file};
 use crate::{Error, Result};
 
 /// Names of the folder with test images, the first that is there counts.
@@ -15,9 +13,8 @@ const TEST_FOLDERS: [&str; 4] = ["test", "val", "valid", "validation"];
 /// Where there is no test folder, one image in so many is held out.
 const HELD_OUT: usize = 5;
 
-/// Images in files, decoded when they are read.
+/// Images in files.
 struct ImageFolder {
-    shape: Shape,
     classes: Vec<String>,
     images: Vec<(PathBuf, u32)>,
 }
@@ -33,10 +30,7 @@ pub(super) fn is_here(folder: &Path) -> bool {
 ///
 /// # Errors
 /// When a folder cannot be read, a class has no images, or there are test images of an unknown class.
-pub(super) fn open(folder: &Path, input: Shape) -> Result<Splits> {
-    if !matches!(input.channels, 1 | 3) || input.is_empty() {
-        return Err(Error::Config(format!("image files are grey or colour: they cannot be read as {input}")));
-    }
+pub(super) fn open(folder: &Path) -> Result<Splits> {
     let name = folder.file_name().map_or("images".into(), |name| name.to_string_lossy().into_owned());
     let train = folder.join("train");
     let (train, test): (Arc<dyn Dataset>, Arc<dyn Dataset>) = if train.is_dir() {
@@ -49,10 +43,10 @@ pub(super) fn open(folder: &Path, input: Shape) -> Result<Splits> {
         })?;
         let classes = subfolders(&train)?;
         check_classes(&test, &classes)?;
-        let train = ImageFolder::open(&train, &classes, input)?;
-        (Arc::new(train), Arc::new(ImageFolder::open(&test, &classes, input)?))
+        let train = ImageFolder::open(&train, &classes)?;
+        (Arc::new(train), Arc::new(ImageFolder::open(&test, &classes)?))
     } else {
-        let all: Arc<dyn Dataset> = Arc::new(ImageFolder::open(folder, &subfolders(folder)?, input)?);
+        let all: Arc<dyn Dataset> = Arc::new(ImageFolder::open(folder, &subfolders(folder)?)?);
         let (train, test) = split(&all, all.len().div_ceil(HELD_OUT), 0)?;
         (Arc::new(train), Arc::new(test))
     };
@@ -67,7 +61,7 @@ fn check_classes(test: &Path, classes: &[String]) -> Result<()> {
 }
 
 impl ImageFolder {
-    fn open(folder: &Path, classes: &[String], shape: Shape) -> Result<Self> {
+    fn open(folder: &Path, classes: &[String]) -> Result<Self> {
         let mut images = Vec::new();
         for (label, class) in classes.iter().enumerate() {
             let folder = folder.join(class);
@@ -81,7 +75,7 @@ impl ImageFolder {
             }
             images.extend(files.into_iter().map(|file| (file, label as u32)));
         }
-        Ok(Self { shape, classes: classes.to_vec(), images })
+        Ok(Self { classes: classes.to_vec(), images })
     }
 }
 
@@ -121,10 +115,6 @@ impl Dataset for ImageFolder {
         self.images.len()
     }
 
-    fn shape(&self) -> Shape {
-        self.shape
-    }
-
     fn classes(&self) -> &[String] {
         &self.classes
     }
@@ -133,7 +123,11 @@ impl Dataset for ImageFolder {
         self.images[index].1
     }
 
-    fn read(&self, index: usize, pixels: &mut [u8]) -> Result<()> {
-        read_image(&self.images[index].0, self.shape, pixels)
+    fn origin(&self, index: usize) -> String {
+        self.images[index].0.display().to_string()
+    }
+
+    fn read(&self, index: usize, image: &mut Image) -> Result<()> {
+        read_file(&self.images[index].0, image)
     }
 }

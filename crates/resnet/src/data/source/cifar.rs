@@ -119,7 +119,8 @@ impl Layout {
                 return Err(Error::format(path, message));
             }
         }
-        Images::new(SHAPE, classes.to_vec(), labels, pixels)
+        let origins = files.iter().map(|&file| (file.to_owned(), images));
+        Ok(Images::new(SHAPE, classes.to_vec(), labels, pixels)?.from_files(origins))
     }
 }
 

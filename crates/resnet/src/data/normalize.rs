@@ -1,14 +1,17 @@
 //! From pixels to what a network sees: `(x / 255 - mean) / std`.
 
+use rayon::prelude::*;
 use resnet_graph::Shape;
 use serde::{Deserialize, Serialize};
 
-use super::augment::Placement;
-use super::{Dataset, Images};
+use super::image::Image;
+use super::source::{Dataset, about};
+use super::view::{Framing, Scratch, View};
+use super::workers::Workers;
 use crate::{Error, Result, StateDict, Tensor};
 
-/// How pixels are normalised: the choice, as it stands in a recipe. [`fit`](Preprocess::fit) makes the
-/// [`Normalizer`] that does it.
+/// How pixels are normalised: the choice, as it stands in a recipe. [`fit`](Preprocess::fit) makes
+/// the [`Normalizer`] that does it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Preprocess {
@@ -31,45 +34,36 @@ pub enum Preprocess {
 }
 
 impl Preprocess {
-    /// Works out the statistics that are not given from the images of `train`.
+    /// Works out the statistics that are not given from the images of `train`, as an evaluation
+    /// sees them on a canvas of `shape`: the network's input.
     ///
     /// # Errors
-    /// When an image cannot be read, when there is none, or when given statistics do not fit the
-    /// images' channels.
-    pub fn fit(&self, train: &dyn Dataset) -> Result<Normalizer> {
-        let shape = train.shape();
-        let ones = vec![1.0; shape.channels];
-        match self {
-            Self::PixelMean => {
-                let mean = Sums::of(train)?.pixel_mean();
-                Normalizer::new(shape, Mean::Pixel(mean), ones)
-            }
-            Self::Channel { mean: Some(mean), std: Some(std) } => {
-                Normalizer::new(shape, Mean::Channel(mean.clone()), std.clone())
-            }
-            Self::Channel { mean, std } => {
-                let sums = Sums::of(train)?;
-                let (fitted_mean, fitted_std) = sums.channel_mean_std();
-                let mean = mean.clone().unwrap_or(fitted_mean);
-                Normalizer::new(shape, Mean::Channel(mean), std.clone().unwrap_or(fitted_std))
-            }
-            Self::ImageMean => Normalizer::new(shape, Mean::Image, ones),
+    /// When an image cannot be read, when there is none, when the images cannot be brought into
+    /// that shape, or when given statistics do not fit its channels.
+    pub fn fit(&self, train: &dyn Dataset, shape: Shape, workers: &Workers) -> Result<Normalizer> {
+        if let Some(normalizer) = self.without_images(shape)? {
+            return Ok(normalizer);
         }
+        let sums = Sums::of(train, shape, workers)?;
+        let Self::Channel { mean, std } = self else {
+            return Normalizer::new(shape, Mean::Pixel(sums.pixel_mean()), vec![1.0; shape.channels]);
+        };
+        let (fitted_mean, fitted_std) = sums.channel_mean_std();
+        let (mean, std) = (mean.clone().unwrap_or(fitted_mean), std.clone().unwrap_or(fitted_std));
+        Normalizer::new(shape, Mean::Channel(mean), std)
     }
-}
 
-impl Preprocess {
     /// The normalizer for images of `shape`, where no statistics are left to compute from images.
     ///
     /// # Errors
     /// When given statistics do not fit the images' channels.
     pub fn without_images(&self, shape: Shape) -> Result<Option<Normalizer>> {
-        match self {
-            Self::PixelMean | Self::Channel { mean: None, .. } | Self::Channel { std: None, .. } => Ok(None),
-            Self::Channel { .. } | Self::ImageMean => {
-                self.fit(&Images::new(shape, Vec::new(), Vec::new(), Vec::new())?).map(Some)
-            }
-        }
+        let (mean, std) = match self {
+            Self::Channel { mean: Some(mean), std: Some(std) } => (Mean::Channel(mean.clone()), std.clone()),
+            Self::ImageMean => (Mean::Image, vec![1.0; shape.channels]),
+            Self::PixelMean | Self::Channel { .. } => return Ok(None),
+        };
+        Normalizer::new(shape, mean, std).map(Some)
     }
 }
 
@@ -84,24 +78,45 @@ struct Sums {
 }
 
 impl Sums {
-    fn of(dataset: &dyn Dataset) -> Result<Self> {
+    fn of(dataset: &dyn Dataset, shape: Shape, workers: &Workers) -> Result<Self> {
         if dataset.is_empty() {
             return Err(Error::Config("there is no training image to compute a mean from".into()));
         }
-        let shape = dataset.shape();
-        let mut sums =
-            Self { shape, images: dataset.len(), pixels: vec![0; shape.len()], squares: vec![0; shape.channels] };
-        let mut image = vec![0; shape.len()];
-        for index in 0..dataset.len() {
+        let framing = Framing::of(dataset, shape)?;
+        let start = || (Self::new(shape), Image::default(), Scratch::default());
+        let add = |(mut sums, mut image, mut scratch): (Self, Image, Scratch), index| -> Result<_> {
             dataset.read(index, &mut image)?;
-            for (sum, &x) in sums.pixels.iter_mut().zip(&image) {
-                *sum += u64::from(x);
-            }
-            for (square, plane) in sums.squares.iter_mut().zip(image.chunks_exact(shape.height * shape.width)) {
-                *square += plane.iter().map(|&x| u64::from(x) * u64::from(x)).sum::<u64>();
-            }
+            let framed = framing.view(image.shape(), shape).frame(&image, &mut scratch);
+            sums.add(framed.map_err(about(dataset, index))?);
+            Ok((sums, image, scratch))
+        };
+        workers.run(|| {
+            let parts = (0..dataset.len()).into_par_iter().try_fold(start, add);
+            parts.map(|part| part.map(|(sums, ..)| sums)).try_reduce(|| Self::new(shape), |a, b| Ok(a.merge(b)))
+        })
+    }
+
+    fn new(shape: Shape) -> Self {
+        Self { shape, images: 0, pixels: vec![0; shape.len()], squares: vec![0; shape.channels] }
+    }
+
+    fn add(&mut self, image: &[u8]) {
+        self.images += 1;
+        for (sum, &x) in self.pixels.iter_mut().zip(image) {
+            *sum += u64::from(x);
         }
-        Ok(sums)
+        for (square, plane) in self.squares.iter_mut().zip(image.chunks_exact(self.shape.pixels())) {
+            *square += plane.iter().map(|&x| u64::from(x) * u64::from(x)).sum::<u64>();
+        }
+    }
+
+    fn merge(mut self, other: Self) -> Self {
+        self.images += other.images;
+        let sums = self.pixels.iter_mut().chain(&mut self.squares);
+        for (sum, more) in sums.zip(other.pixels.into_iter().chain(other.squares)) {
+            *sum += more;
+        }
+        self
     }
 
     fn pixel_mean(&self) -> Vec<f32> {
@@ -109,7 +124,7 @@ impl Sums {
     }
 
     fn channel_mean_std(&self) -> (Vec<f32>, Vec<f32>) {
-        let plane = self.shape.height * self.shape.width;
+        let plane = self.shape.pixels();
         let count = (self.images * plane) as f64;
         let moments = self.pixels.chunks_exact(plane).zip(&self.squares).map(|(plane, &square)| {
             let mean = plane.iter().sum::<u64>() as f64 / count / 255.0;
@@ -132,8 +147,8 @@ enum Mean {
     Image,
 }
 
-/// Turns pixels into what a network sees, with fixed statistics. They belong to the trained network:
-/// save them with it ([`state`](Normalizer::state)).
+/// Turns pixels into what a network sees, with fixed statistics. They belong to the trained
+/// network: save them with it ([`state`](Normalizer::state)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalizer {
     shape: Shape,
@@ -166,13 +181,13 @@ impl Normalizer {
         Ok(Self { shape, mean, std })
     }
 
-    /// Shape of the images it takes and gives.
+    /// Shape of the canvas it normalises: the input of its network.
     pub fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// The statistics: `preprocess.mean` of `[channels, height, width]` or `[channels]` (absent when
-    /// each image's own mean is subtracted) and `preprocess.std` of `[channels]`.
+    /// The statistics: `preprocess.mean` of `[channels, height, width]` or `[channels]` (absent
+    /// when each image's own mean is subtracted) and `preprocess.std` of `[channels]`.
     pub fn state(&self) -> StateDict {
         let Shape { channels, height, width } = self.shape;
         let mean = match &self.mean {
@@ -209,19 +224,27 @@ impl Normalizer {
         Self::new(shape, mean, std.data().to_vec())
     }
 
-    /// Normalises one image, `[channels, height, width]`.
+    /// What a network sees of an image: `view` of it, normalised, `[channels, height, width]`.
+    ///
+    /// # Errors
+    /// When the image cannot be seen so ([`View::frame`]), or the view has another canvas than the
+    /// normaliser.
     ///
     /// # Panics
-    /// When `pixels` or `out` is not one image long.
-    pub fn apply(&self, pixels: &[u8], out: &mut [f32]) {
-        self.place(pixels, Placement::default(), out);
+    /// When `out` is not one canvas long.
+    pub fn render(&self, image: &Image, view: &View, scratch: &mut Scratch, out: &mut [f32]) -> Result<()> {
+        if view.canvas != self.shape {
+            return Err(Error::Config(format!("a view on {} is not normalised as {}", view.canvas, self.shape)));
+        }
+        self.place(view.frame(image, scratch)?, view, out);
+        Ok(())
     }
 
-    /// Normalises one image and shows the part of it that `placement` says. Statistics stay aligned
-    /// with the image, not with the crop; what lies beyond its edges is 0, the mean.
-    pub(super) fn place(&self, pixels: &[u8], placement: Placement, out: &mut [f32]) {
+    /// Normalises a canvas as `view` moves and mirrors it. Statistics stay aligned with the canvas
+    /// as it was before; what lies beyond its edges is 0, the mean.
+    fn place(&self, pixels: &[u8], view: &View, out: &mut [f32]) {
         assert_eq!((pixels.len(), out.len()), (self.shape.len(), self.shape.len()), "one image of {}", self.shape);
-        let plane = self.shape.height * self.shape.width;
+        let plane = self.shape.pixels();
         let image_mean = match self.mean {
             Mean::Image => pixels.iter().map(|&x| u64::from(x)).sum::<u64>() as f32 / pixels.len() as f32 / 255.0,
             _ => 0.0,
@@ -230,7 +253,7 @@ impl Normalizer {
             let std = self.std[c];
             // The order of operations is torchvision's, so that the numbers are, too.
             let scaled = |x: u8, mean: f32| (f32::from(x) / 255.0 - mean) / std;
-            placement.rows(self.shape, out, |first, row| {
+            view.moved_rows(out, |first, row| {
                 let pixels = &pixels[first..][..row.len()];
                 match &self.mean {
                     Mean::Pixel(mean) => {
