@@ -58,7 +58,7 @@ fn a_model_that_does_not_exist_is_an_error_that_says_what_does() {
 #[test]
 fn wrong_flags_are_errors() {
     summary(&["resnet20", "--shortcut", "d"]).failure().code(2).stderr(contains("[possible values: a, b, c]"));
-    summary(&["resnet20", "--classes", "0"]).failure().stderr(contains("0 is not in 1..="));
+    summary(&["resnet20", "--classes", "0"]).failure().stderr(contains("must be from 1 to"));
     summary(&["plain20", "--shortcut", "a"]).failure().stderr(contains("'plain20' is a plain network"));
     summary(&[]).failure().stderr(contains("<MODEL>"));
 }
