@@ -152,7 +152,9 @@ fn wrong_flags_are_errors() {
     let weights = write_weights(folder.path(), "cifar-resnet8", Some(("model", "cifar-resnet8")));
     let with = |more: &[&str]| eval(&[&[weights.to_str().unwrap()], more].concat()).failure();
     with(&["--data", "synthetic", "--mean", "0.5,0.5,0.5"]).code(2).stderr(contains("--std"));
-    with(&["--data", "synthetic", "--mean", "0.5,x", "--std", "1"]).code(2).stderr(contains("'0.5,x'").and(contains("expected numbers")));
+    with(&["--data", "synthetic", "--mean", "0.5,x", "--std", "1"])
+        .code(2)
+        .stderr(contains("'0.5,x'").and(contains("expected numbers")));
     with(&["--data", "synthetic", "--mean", "0.5", "--std", "1"]).stderr(contains("a mean of 1 values and a std of 1"));
     with(&["--data", "synthetic", "--mean", "0,0,0", "--std", "1,0,1"])
         .stderr(contains("positive standard deviations"));

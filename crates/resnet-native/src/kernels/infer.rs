@@ -57,17 +57,19 @@ pub trait PixelKernels: Send + Sync {
 }
 
 impl PixelLoad<'_> {
-    pub(super) fn check(&self, kernels: &dyn PixelKernels) {
-        assert_eq!(self.pixels.format, kernels.format());
+    /// Panics unless lengths and layouts are those of `format`.
+    pub(super) fn check(&self, format: Format) {
+        assert_eq!(self.pixels.format, format);
         assert_eq!(self.image.len(), self.pixels.shape.len());
         assert_eq!(self.output.len(), self.pixels.image_len());
     }
 }
 
 impl PixelConv<'_> {
-    pub(super) fn check(&self, kernels: &dyn PixelKernels) {
+    /// Panics unless lengths and layouts are those of `format`.
+    pub(super) fn check(&self, format: Format) {
         let Windows { from, to, .. } = self.windows;
-        assert!(from.format == kernels.format() && to.format == kernels.format());
+        assert!(from.format == format && to.format == format);
         assert_eq!(self.input.len(), from.image_len());
         let blocks = self.output.len() / to.block_len();
         assert_eq!(self.output.len(), blocks * to.block_len());
@@ -78,8 +80,9 @@ impl PixelConv<'_> {
 }
 
 impl PixelAvgPool<'_> {
-    pub(super) fn check(&self, kernels: &dyn PixelKernels) {
-        assert_eq!(self.pixels.format, kernels.format());
+    /// Panics unless lengths and layouts are those of `format`.
+    pub(super) fn check(&self, format: Format) {
+        assert_eq!(self.pixels.format, format);
         assert!(self.pixels.block >= NARROW_BLOCK, "blocks are whole vectors");
         assert_eq!(self.input.len(), self.pixels.image_len());
         assert_eq!(self.output.len(), self.pixels.blocks() * self.pixels.block);

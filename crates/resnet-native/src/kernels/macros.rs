@@ -1,16 +1,17 @@
 //! What declares the kernels of an instruction set: the algorithms, compiled for its instructions.
 
-/// Implements one method of [`Kernels`]: checks the band, where there is one, and runs the algorithm, compiled
-/// for the instruction set.
+/// Implements one method of [`Kernels`]: runs the algorithm, compiled for the instruction set, with the proof that
+/// the machine has it.
 macro_rules! kernel {
     (peak, [$(#[$feature:meta])?] $($algorithm:tt)+) => {
         fn peak(&self, rounds: usize) -> u64 {
             $(#[$feature])?
             unsafe fn run(rounds: usize) -> u64 {
-                // SAFETY: passed on from the caller.
-                unsafe { $crate::kernels::$($algorithm)+(rounds) }
+                // SAFETY: the caller's machine has the instructions.
+                let simd = unsafe { $crate::kernels::vector::Simd::new() };
+                $crate::kernels::$($algorithm)+(simd, rounds)
             }
-            // SAFETY: `Isa::kernels` gives this type out only where the machine has its instructions.
+            // SAFETY: `select` gives this type out only where the machine has its instructions.
             unsafe { run(rounds) }
         }
     };
@@ -18,12 +19,11 @@ macro_rules! kernel {
         fn $method(&self, band: $crate::kernels::$band<'_>) {
             $(#[$feature])?
             unsafe fn run(band: $crate::kernels::$band<'_>) {
-                // SAFETY: passed on from the caller.
-                unsafe { $crate::kernels::$($algorithm)+(band) }
+                // SAFETY: the caller's machine has the instructions.
+                let simd = unsafe { $crate::kernels::vector::Simd::new() };
+                $crate::kernels::$($algorithm)+(simd, band)
             }
-            band.check(self);
-            // SAFETY: lengths are checked, and `Isa::kernels` gives this type out only where the machine
-            // has its instructions.
+            // SAFETY: `select` gives this type out only where the machine has its instructions.
             unsafe { run(band) }
         }
     };
@@ -60,7 +60,6 @@ macro_rules! implement_kernels {
             }
 
             fn pack(&self, weights: $crate::kernels::Pack<'_>) {
-                weights.check(self);
                 $crate::kernels::lanes::pack(weights, $block);
             }
 
@@ -157,19 +156,18 @@ macro_rules! implement_tiled_kernels {
 }
 pub(super) use implement_tiled_kernels;
 
-/// Implements one method of [`PixelKernels`]: checks the band and runs the algorithm, compiled for the instruction
-/// set and generic over the planes where there are some.
+/// Implements one method of [`PixelKernels`]: runs the algorithm, compiled for the instruction set and generic over
+/// the planes where there are some, with the proof that the machine has the instructions.
 macro_rules! pixel_kernel {
     ($method:ident, $band:ident, [$(#[$feature:meta])?] [$($planes:ident)?] $($algorithm:tt)+) => {
         fn $method(&self, band: $crate::kernels::$band<'_>) {
             $(#[$feature])?
             unsafe fn run<$(const $planes: usize)?>(band: $crate::kernels::$band<'_>) {
-                // SAFETY: passed on from the caller.
-                unsafe { $crate::kernels::pixels::$($algorithm)+(band) }
+                // SAFETY: the caller's machine has the instructions.
+                let simd = unsafe { $crate::kernels::vector::Simd::new() };
+                $crate::kernels::pixels::$($algorithm)+(simd, band)
             }
-            band.check(self);
-            // SAFETY: lengths are checked, and `select_pixels` gives this type out only where the machine has its
-            // instructions.
+            // SAFETY: `select_pixels` gives this type out only where the machine has its instructions.
             unsafe { run$(::<$planes>)?(band) }
         }
     };

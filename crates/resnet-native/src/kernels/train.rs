@@ -304,11 +304,12 @@ impl ConvBand<'_> {
         self.non_temporal && !self.accumulate && begins_a_line(self.output)
     }
 
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
-        let (gather, layout) = (self.gather, kernels.layout());
+    /// Panics unless lengths are those of `layout`, with weights packed to `packed_len` words.
+    pub(super) fn check(&self, layout: Layout, packed_len: usize) {
+        let gather = self.gather;
         assert!(self.rows.end <= gather.rows.len() && gather.kernel <= MAX_KERNEL);
         assert_eq!(self.output.len(), self.rows.len() * layout.row_len(gather.to));
-        assert_eq!(self.weights.len(), kernels.packed_len(gather));
+        assert_eq!(self.weights.len(), packed_len);
         self.input.check(gather.from, layout);
         let channels = gather.to.channels;
         match &self.sums {
@@ -368,15 +369,15 @@ impl Reduction<'_> {
 }
 
 impl WeightGradientBand<'_> {
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
-        let (conv, layout, schedule) = (self.conv, kernels.layout(), kernels.schedule());
+    /// Panics unless lengths are those of `layout` and `schedule`, where all weights' gradient takes `whole` words.
+    pub(super) fn check(&self, layout: Layout, schedule: Schedule, whole: usize) {
+        let conv = self.conv;
         assert!(self.rows.end <= conv.vertical.output && !self.rows.is_empty() && self.outputs.end <= conv.outputs);
         assert!(schedule.cuts_outputs || self.outputs == (0..conv.outputs));
         assert!((1..=schedule.lane_groups).contains(&self.inputs.len()));
         assert_eq!(self.inputs.len(), self.output_gradients.len());
         self.inputs.iter().for_each(|group| group.check(conv.input(), layout));
         self.output_gradients.iter().for_each(|group| group.check(conv.output(), layout));
-        let whole = kernels.gradient_len(conv);
         assert_eq!(
             self.gradient.len(),
             if schedule.cuts_outputs { whole / conv.outputs * self.outputs.len() } else { whole }
@@ -391,9 +392,10 @@ fn begins_a_line(memory: &[f32]) -> bool {
 }
 
 impl Pack<'_> {
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
+    /// Panics unless there is room for `packed_len` words.
+    pub(super) fn check(&self, packed_len: usize) {
         assert_eq!(self.weights.len(), self.gather.conv.weight_len());
-        assert_eq!(self.packed.len(), kernels.packed_len(self.gather));
+        assert_eq!(self.packed.len(), packed_len);
     }
 }
 
@@ -403,10 +405,10 @@ impl Images<'_> {
         self.non_temporal && begins_a_line(self.group)
     }
 
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
+    /// Panics unless lengths are those of `layout`, where the first convolution reads `shape`.
+    pub(super) fn check(&self, layout: Layout, shape: Shape) {
         assert!(self.images.len() <= LANE_GROUP * self.conv.input().len());
-        let shape = kernels.stem(self.conv).input();
-        assert_eq!(self.group.len(), kernels.layout().lane_group_len(shape));
+        assert_eq!(self.group.len(), layout.lane_group_len(shape));
     }
 }
 
@@ -417,9 +419,11 @@ fn check_rows(shape: Shape, layout: Layout, slices: &[&[f32]]) {
 }
 
 impl Normalize<'_> {
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
-        check_rows(self.shape, kernels.layout(), &[self.input, self.output, self.residual.unwrap_or(self.input)]);
+    /// Panics unless lengths are those of `layout`.
+    pub(super) fn check(&self, layout: Layout) {
+        check_rows(self.shape, layout, &[self.input, self.output, self.residual.unwrap_or(self.input)]);
         assert!(self.scale.len() == self.shape.channels && self.shift.len() == self.shape.channels);
+        assert!(self.images <= LANE_GROUP);
     }
 }
 
@@ -430,15 +434,17 @@ impl Affine<'_> {
 }
 
 impl NormalizeReduce<'_> {
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
-        check_rows(self.shape, kernels.layout(), &[self.gradient]);
+    /// Panics unless lengths are those of `layout`.
+    pub(super) fn check(&self, layout: Layout) {
+        check_rows(self.shape, layout, &[self.gradient]);
         self.reduction.check(self.shape, self.gradient.len());
     }
 }
 
 impl PadShortcut<'_> {
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
-        let (narrow, wide) = (kernels.layout().lane_group_len(self.narrow), kernels.layout().lane_group_len(self.wide));
+    /// Panics unless lengths are those of `layout`.
+    pub(super) fn check(&self, layout: Layout) {
+        let (narrow, wide) = (layout.lane_group_len(self.narrow), layout.lane_group_len(self.wide));
         let lengths = (self.input.len(), self.output.len());
         assert!(lengths == (narrow, wide) || lengths == (wide, narrow));
         assert!(self.first_channel() + self.narrow.channels <= self.wide.channels);
@@ -459,8 +465,9 @@ impl PadShortcut<'_> {
 }
 
 impl AvgPool<'_> {
-    pub(super) fn check(&self, kernels: &dyn Kernels) {
-        let (before, after) = (kernels.layout().lane_group_len(self.shape), self.shape.channels * LANE_GROUP);
+    /// Panics unless lengths are those of `layout`.
+    pub(super) fn check(&self, layout: Layout) {
+        let (before, after) = (layout.lane_group_len(self.shape), self.shape.channels * LANE_GROUP);
         let lengths = (self.input.len(), self.output.len());
         assert!(lengths == (before, after) || lengths == (after, before));
     }

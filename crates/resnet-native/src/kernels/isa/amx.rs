@@ -3,11 +3,13 @@
 //! The mnemonics are assembled in place, for the compiler has no stable intrinsics for them.
 
 use std::arch::asm;
+use std::marker::PhantomData;
 
 use super::avx512::Lanes;
 use crate::kernels::Isa;
 use crate::kernels::macros::{implement_plane_pixels, implement_tiled_kernels};
 use crate::kernels::tiles::TileUnit;
+use crate::kernels::vector::Simd;
 
 /// The kernels in bf16.
 pub struct Bf16;
@@ -49,37 +51,35 @@ static CONFIG: Config = Config {
 /// Bytes from row to row of a tile in memory.
 const STRIDE: usize = 64;
 
-/// The matrix unit, configured on this thread as long as the value lives.
-pub struct Unit(());
+/// The matrix unit, configured on this thread as long as the value lives; a pointer keeps it from other threads.
+pub struct Unit(PhantomData<*const ()>);
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        // SAFETY: made only where the machine has AMX; empty registers need not be saved at a switch.
+        // SAFETY: a unit exists only where the machine has AMX; empty registers need not be saved at a switch.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
     }
 }
 
-// SAFETY of every block below: the caller's machine has AMX, registers are configured in `new`, and pointers
-// are to whole tiles.
 impl TileUnit for Unit {
     type Vector = Lanes;
 
     #[inline(always)]
-    unsafe fn new() -> Self {
-        // SAFETY: as above.
+    fn new(_: Simd<Self>) -> Self {
+        // SAFETY: the token proves AMX; `CONFIG` is the 64 bytes that the instruction reads.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly, preserves_flags)) };
-        Self(())
+        Self(PhantomData)
     }
 
     #[inline(always)]
-    unsafe fn zero<const T: usize>(&mut self) {
-        // SAFETY: as above.
+    fn zero<const T: usize>(&mut self) {
+        // SAFETY: a unit exists only while the registers are configured.
         unsafe { asm!("tilezero tmm{t}", t = const T, options(nostack, nomem, preserves_flags)) }
     }
 
     #[inline(always)]
     unsafe fn load<const T: usize>(&mut self, from: *const f32) {
-        // SAFETY: as above.
+        // SAFETY: a unit exists only while the registers are configured; the caller gives a tile, 16 rows of 64 bytes.
         unsafe {
             asm!("tileloadd tmm{t}, [{from} + {stride}*1]", t = const T, from = in(reg) from, stride = in(reg) STRIDE,
                 options(nostack, readonly, preserves_flags));
@@ -88,7 +88,7 @@ impl TileUnit for Unit {
 
     #[inline(always)]
     unsafe fn load_rows<const T: usize>(&mut self, from: *const f32, step: usize) {
-        // SAFETY: as above, rows being as far apart as the caller says.
+        // SAFETY: a unit exists only while the registers are configured; the caller gives 16 rows of 64 bytes.
         unsafe {
             asm!("tileloadd tmm{t}, [{from} + {step}*1]", t = const T, from = in(reg) from, step = in(reg) step,
                 options(nostack, readonly, preserves_flags));
@@ -97,7 +97,7 @@ impl TileUnit for Unit {
 
     #[inline(always)]
     unsafe fn store<const T: usize>(&mut self, to: *mut f32) {
-        // SAFETY: as above.
+        // SAFETY: a unit exists only while the registers are configured; the caller gives room for a tile.
         unsafe {
             asm!("tilestored [{to} + {stride}*1], tmm{t}", t = const T, to = in(reg) to, stride = in(reg) STRIDE,
                 options(nostack, preserves_flags));
@@ -105,8 +105,8 @@ impl TileUnit for Unit {
     }
 
     #[inline(always)]
-    unsafe fn dot<const D: usize, const A: usize, const B: usize>(&mut self) {
-        // SAFETY: as above.
+    fn dot<const D: usize, const A: usize, const B: usize>(&mut self) {
+        // SAFETY: a unit exists only while the registers are configured; no memory is touched.
         unsafe {
             asm!("tdpbf16ps tmm{d}, tmm{a}, tmm{b}", d = const D, a = const A, b = const B,
                 options(nostack, nomem, preserves_flags));
@@ -114,14 +114,14 @@ impl TileUnit for Unit {
     }
 
     #[inline(always)]
-    unsafe fn narrow(low: Lanes, high: Lanes) -> Lanes {
-        // SAFETY: as above, with AVX-512's bf16 and word permutations.
+    fn narrow(_: Simd<Self>, low: Lanes, high: Lanes) -> Lanes {
+        // SAFETY: the token proves AVX-512BF16 and AVX-512BW, which a machine with AMX is required to have.
         unsafe { low.narrow_bf16(high) }
     }
 
     #[inline(always)]
-    unsafe fn store_halves(values: [Lanes; 2], to: *mut u16) {
-        // SAFETY: as above, with AVX-512's bf16.
+    unsafe fn store_halves(_: Simd<Self>, values: [Lanes; 2], to: *mut u16) {
+        // SAFETY: the token proves AVX-512BF16; the caller gives room for 32 halves of words.
         unsafe { Lanes::store_halves_bf16(values, to) }
     }
 }

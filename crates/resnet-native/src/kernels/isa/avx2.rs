@@ -7,7 +7,7 @@ use crate::kernels::macros::{
     implement_kernels, implement_plane_pixels, implement_single_pixels, implement_tiled_kernels,
 };
 use crate::kernels::tiles::Software;
-use crate::kernels::vector::Vector;
+use crate::kernels::vector::{Simd, Vector};
 
 /// The kernels in single precision.
 pub struct F32;
@@ -46,73 +46,72 @@ const HIGH: i32 = 0xffff_0000u32 as i32;
 /// The third byte of a word.
 const THIRD: i32 = 0xff00;
 
+/// Runs intrinsics that work on registers alone, inside a function that has a [`Lanes`] or a `Simd<Lanes>`.
+macro_rules! avx2 {
+    ($($intrinsics:tt)*) => {{
+        // SAFETY: the value that the function has exists only where the machine has AVX2 and FMA, and no pointer is used.
+        unsafe { $($intrinsics)* }
+    }};
+}
+
 /// Eight floats.
 #[derive(Clone, Copy)]
 pub struct Lanes(__m256);
 
-// SAFETY of every block below: the caller's machine has AVX2 and FMA, and its pointers are valid for
-// eight floats.
 impl Vector for Lanes {
     const LANES: usize = 8;
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm256_set1_ps(value)) }
+    fn splat(_: Simd<Self>, value: f32) -> Self {
+        avx2! { Self(_mm256_set1_ps(value)) }
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: as above.
+    unsafe fn load(_: Simd<Self>, from: *const f32) -> Self {
+        // SAFETY: the token proves the instructions; the caller gives eight floats.
         unsafe { Self(_mm256_loadu_ps(from)) }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: as above.
+        // SAFETY: `self` proves the instructions; the caller gives room for eight floats.
         unsafe { _mm256_storeu_ps(to, self.0) }
     }
 
     #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm256_add_ps(self.0, other.0)) }
+    fn add(self, other: Self) -> Self {
+        avx2! { Self(_mm256_add_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm256_sub_ps(self.0, other.0)) }
+    fn sub(self, other: Self) -> Self {
+        avx2! { Self(_mm256_sub_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm256_mul_ps(self.0, other.0)) }
+    fn mul(self, other: Self) -> Self {
+        avx2! { Self(_mm256_mul_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
-    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0)) }
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        avx2! { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0)) }
     }
 
     #[inline(always)]
-    unsafe fn relu(self) -> Self {
-        // SAFETY: as above. A NaN in the second operand is what `max` gives: it is not hidden.
-        unsafe { Self(_mm256_max_ps(_mm256_setzero_ps(), self.0)) }
+    fn relu(self) -> Self {
+        // A NaN in the second operand is what `max` gives: it is not hidden.
+        avx2! { Self(_mm256_max_ps(_mm256_setzero_ps(), self.0)) }
     }
 
     #[inline(always)]
-    unsafe fn where_positive(self, gate: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm256_and_ps(self.0, _mm256_cmp_ps::<_CMP_GT_OQ>(gate.0, _mm256_setzero_ps()))) }
+    fn where_positive(self, condition: Self) -> Self {
+        avx2! { Self(_mm256_and_ps(self.0, _mm256_cmp_ps::<_CMP_GT_OQ>(condition.0, _mm256_setzero_ps()))) }
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        // SAFETY: as above.
-        unsafe {
+    fn sum(self) -> f32 {
+        avx2! {
             let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
@@ -120,8 +119,8 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
-        // SAFETY: as above.
+    fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the vectors prove the instructions; `found` has room for four floats.
         unsafe {
             let [Self(a), Self(b), Self(c), Self(d)] = vectors;
             let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
@@ -133,9 +132,8 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn widen(self) -> (Self, Self) {
-        // SAFETY: as above.
-        unsafe {
+    fn widen(self) -> (Self, Self) {
+        avx2! {
             let words = _mm256_castps_si256(self.0);
             let low = _mm256_slli_epi32::<16>(words);
             let high = _mm256_and_si256(words, _mm256_set1_epi32(HIGH));
@@ -144,18 +142,17 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn narrow(low: Self, high: Self) -> Self {
-        // SAFETY: as above.
-        unsafe {
-            let low = _mm256_srli_epi32::<16>(rounded(low.0));
-            let high = _mm256_and_si256(rounded(high.0), _mm256_set1_epi32(HIGH));
+    fn narrow(low: Self, high: Self) -> Self {
+        avx2! {
+            let low = _mm256_srli_epi32::<16>(low.rounded());
+            let high = _mm256_and_si256(high.rounded(), _mm256_set1_epi32(HIGH));
             Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
         }
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: as above; the pointer is valid for eight halves of words.
+    unsafe fn load_bf16(_: Simd<Self>, from: *const u16) -> Self {
+        // SAFETY: the token proves the instructions; the caller gives eight halves of words.
         unsafe {
             let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
@@ -164,19 +161,19 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16) {
-        // SAFETY: as above; the pointer is valid for eight halves of words.
+        // SAFETY: `self` proves the instructions; the caller gives room for eight halves of words.
         unsafe {
-            let words = _mm256_srli_epi32::<16>(rounded(self.0));
+            let words = _mm256_srli_epi32::<16>(self.rounded());
             let halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(to.cast(), halves);
         }
     }
 
     #[inline(always)]
-    unsafe fn load_24(words: *const f32, bytes: *const u16) -> (Self, Self) {
-        // SAFETY: as above; there are eight words and as many pairs of bytes.
+    unsafe fn load_24(simd: Simd<Self>, words: *const f32, bytes: *const u16) -> (Self, Self) {
+        // SAFETY: the token proves the instructions; the caller gives eight words and as many pairs of bytes.
         unsafe {
-            let (Self(low), Self(high)) = Self::load(words).widen();
+            let (Self(low), Self(high)) = simd.load(words).widen();
             let pairs = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.cast()));
             let third = _mm256_set1_epi32(THIRD);
             let low_bytes = _mm256_and_si256(_mm256_slli_epi32::<8>(pairs), third);
@@ -189,7 +186,7 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn store_24((low, high): (Self, Self), words: *mut f32, bytes: *mut u16, _: bool) {
-        // SAFETY: as above; there is room for eight words and as many pairs of bytes.
+        // SAFETY: the values prove the instructions; the caller gives room for eight words and as many pairs of bytes.
         unsafe {
             let half = _mm256_set1_epi32(0x80);
             let low = _mm256_add_epi32(_mm256_castps_si256(low.0), half);
@@ -204,15 +201,13 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn round_bf16(self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm256_castsi256_ps(_mm256_and_si256(rounded(self.0), _mm256_set1_epi32(HIGH)))) }
+    fn round_bf16(self) -> Self {
+        avx2! { Self(_mm256_castsi256_ps(_mm256_and_si256(self.rounded(), _mm256_set1_epi32(HIGH)))) }
     }
 
     #[inline(always)]
-    unsafe fn zip_low(a: Self, b: Self) -> Self {
-        // SAFETY: as above.
-        unsafe {
+    fn zip_low(a: Self, b: Self) -> Self {
+        avx2! {
             let low = _mm256_andnot_si256(_mm256_set1_epi32(HIGH), _mm256_castps_si256(a.0));
             let high = _mm256_slli_epi32::<16>(_mm256_castps_si256(b.0));
             Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
@@ -220,9 +215,8 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn zip_high(a: Self, b: Self) -> Self {
-        // SAFETY: as above.
-        unsafe {
+    fn zip_high(a: Self, b: Self) -> Self {
+        avx2! {
             let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(a.0));
             let high = _mm256_and_si256(_mm256_castps_si256(b.0), _mm256_set1_epi32(HIGH));
             Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
@@ -230,16 +224,14 @@ impl Vector for Lanes {
     }
 }
 
-/// Floats as words whose high halves are their values in bf16, to the nearest and to even.
-///
-/// # Safety
-/// The machine has the vector's instructions.
-#[inline(always)]
-unsafe fn rounded(values: __m256) -> __m256i {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let bits = _mm256_castps_si256(values);
-        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd)
+impl Lanes {
+    /// The values as words whose high halves are their values in bf16, to the nearest and to even.
+    #[inline(always)]
+    fn rounded(self) -> __m256i {
+        avx2! {
+            let bits = _mm256_castps_si256(self.0);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd)
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::kernels::macros::{
     implement_kernels, implement_plane_pixels, implement_single_pixels, implement_tiled_kernels,
 };
 use crate::kernels::tiles::Software;
-use crate::kernels::vector::Vector;
+use crate::kernels::vector::{Matrix, Simd, Vector};
 
 /// The kernels in single precision.
 pub struct F32;
@@ -46,81 +46,80 @@ const HIGH: i32 = 0xffff_0000u32 as i32;
 /// The third byte of a word.
 const THIRD: i32 = 0xff00;
 
+/// Runs intrinsics that work on registers alone, inside a function that has a [`Lanes`] or a `Simd<Lanes>`.
+macro_rules! avx512 {
+    ($($intrinsics:tt)*) => {{
+        // SAFETY: the value that the function has exists only where the machine has AVX-512F, and no pointer is used.
+        unsafe { $($intrinsics)* }
+    }};
+}
+
 /// Sixteen floats.
 #[derive(Clone, Copy)]
 pub struct Lanes(__m512);
 
-// SAFETY of every block below: the caller's machine has AVX-512F, and its pointers are valid for sixteen
-// floats.
 impl Vector for Lanes {
     const LANES: usize = 16;
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm512_set1_ps(value)) }
+    fn splat(_: Simd<Self>, value: f32) -> Self {
+        avx512! { Self(_mm512_set1_ps(value)) }
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: as above.
+    unsafe fn load(_: Simd<Self>, from: *const f32) -> Self {
+        // SAFETY: the token proves the instructions; the caller gives sixteen floats.
         unsafe { Self(_mm512_loadu_ps(from)) }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: as above.
+        // SAFETY: `self` proves the instructions; the caller gives room for sixteen floats.
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
 
     #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+    fn add(self, other: Self) -> Self {
+        avx512! { Self(_mm512_add_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
+    fn sub(self, other: Self) -> Self {
+        avx512! { Self(_mm512_sub_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
+    fn mul(self, other: Self) -> Self {
+        avx512! { Self(_mm512_mul_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
-    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        avx512! { Self(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
     }
 
     #[inline(always)]
-    unsafe fn relu(self) -> Self {
-        // SAFETY: as above. A NaN in the second operand is what `max` gives: it is not hidden.
-        unsafe { Self(_mm512_max_ps(_mm512_setzero_ps(), self.0)) }
+    fn relu(self) -> Self {
+        // A NaN in the second operand is what `max` gives: it is not hidden.
+        avx512! { Self(_mm512_max_ps(_mm512_setzero_ps(), self.0)) }
     }
 
     #[inline(always)]
-    unsafe fn where_positive(self, gate: Self) -> Self {
-        // SAFETY: as above.
-        unsafe {
-            let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(gate.0, _mm512_setzero_ps());
+    fn where_positive(self, condition: Self) -> Self {
+        avx512! {
+            let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(condition.0, _mm512_setzero_ps());
             Self(_mm512_maskz_mov_ps(positive, self.0))
         }
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        // SAFETY: as above.
-        unsafe { _mm512_reduce_add_ps(self.0) }
+    fn sum(self) -> f32 {
+        avx512! { _mm512_reduce_add_ps(self.0) }
     }
 
     #[inline(always)]
-    unsafe fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
-        // SAFETY: as above.
+    fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the vectors prove the instructions; `found` has room for four floats.
         unsafe {
             let [Self(a), Self(b), Self(c), Self(d)] = vectors;
             let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
@@ -138,9 +137,8 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn widen(self) -> (Self, Self) {
-        // SAFETY: as above.
-        unsafe {
+    fn widen(self) -> (Self, Self) {
+        avx512! {
             let words = _mm512_castps_si512(self.0);
             let low = _mm512_slli_epi32::<16>(words);
             let high = _mm512_and_si512(words, _mm512_set1_epi32(HIGH));
@@ -149,26 +147,23 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn narrow(low: Self, high: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self::select_halves(rounded(high.0), _mm512_srli_epi32::<16>(rounded(low.0))) }
+    fn narrow(low: Self, high: Self) -> Self {
+        avx512! { Self::select_halves(high.rounded(), _mm512_srli_epi32::<16>(low.rounded())) }
     }
 
     #[inline(always)]
-    unsafe fn zip_low(a: Self, b: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self::select_halves(_mm512_slli_epi32::<16>(_mm512_castps_si512(b.0)), _mm512_castps_si512(a.0)) }
+    fn zip_low(a: Self, b: Self) -> Self {
+        avx512! { Self::select_halves(_mm512_slli_epi32::<16>(_mm512_castps_si512(b.0)), _mm512_castps_si512(a.0)) }
     }
 
     #[inline(always)]
-    unsafe fn zip_high(a: Self, b: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self::select_halves(_mm512_castps_si512(b.0), _mm512_srli_epi32::<16>(_mm512_castps_si512(a.0))) }
+    fn zip_high(a: Self, b: Self) -> Self {
+        avx512! { Self::select_halves(_mm512_castps_si512(b.0), _mm512_srli_epi32::<16>(_mm512_castps_si512(a.0))) }
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: as above; the pointer is valid for sixteen halves of words.
+    unsafe fn load_bf16(_: Simd<Self>, from: *const u16) -> Self {
+        // SAFETY: the token proves the instructions; the caller gives sixteen halves of words.
         unsafe {
             let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)))
@@ -177,16 +172,16 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16) {
-        // SAFETY: as above; the pointer is valid for sixteen halves of words.
+        // SAFETY: `self` proves the instructions; the caller gives room for sixteen halves of words.
         unsafe {
-            let words = _mm512_srli_epi32::<16>(rounded(self.0));
+            let words = _mm512_srli_epi32::<16>(self.rounded());
             _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(words));
         }
     }
 
     #[inline(always)]
-    unsafe fn load_24(words: *const f32, bytes: *const u16) -> (Self, Self) {
-        // SAFETY: as above; there are sixteen words and as many pairs of bytes.
+    unsafe fn load_24(_: Simd<Self>, words: *const f32, bytes: *const u16) -> (Self, Self) {
+        // SAFETY: the token proves the instructions; the caller gives sixteen words and as many pairs of bytes.
         unsafe {
             let words = _mm512_loadu_si512(words.cast());
             let pairs = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.cast()));
@@ -200,7 +195,8 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn store_24((low, high): (Self, Self), words: *mut f32, bytes: *mut u16, non_temporal: bool) {
-        // SAFETY: as above; there is room for sixteen words and as many pairs of bytes, half a line of them.
+        // SAFETY: the values prove the instructions; the caller gives room for sixteen words and as many pairs of
+        // bytes, aligned to a line and to half of one where the stores are non-temporal.
         unsafe {
             let half = _mm512_set1_epi32(0x80);
             let low = _mm512_add_epi32(_mm512_castps_si512(low.0), half);
@@ -217,27 +213,25 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn round_bf16(self) -> Self {
-        // SAFETY: as above.
-        unsafe { Self(_mm512_castsi512_ps(_mm512_and_si512(rounded(self.0), _mm512_set1_epi32(HIGH)))) }
+    fn round_bf16(self) -> Self {
+        avx512! { Self(_mm512_castsi512_ps(_mm512_and_si512(self.rounded(), _mm512_set1_epi32(HIGH)))) }
     }
 
     #[inline(always)]
     unsafe fn store_non_temporal(self, to: *mut f32) {
-        // SAFETY: as above; the caller gives an aligned pointer and ends the stream.
+        // SAFETY: `self` proves the instructions; the caller gives room for a vector, aligned to it.
         unsafe { _mm512_stream_ps(to, self.0) }
     }
 
     #[inline(always)]
-    unsafe fn fence() {
-        // SAFETY: SSE is part of x86-64.
-        unsafe { _mm_sfence() }
+    fn fence(_: Simd<Self>) {
+        avx512! { _mm_sfence() }
     }
 
     #[inline(always)]
-    unsafe fn split_bf16(self) -> (Self, Self) {
-        // SAFETY: as above. Half a unit of the last place is added, which takes a third of what ties to even do.
-        unsafe {
+    fn split_bf16(self) -> (Self, Self) {
+        // Half a unit of the last place is added, which takes a third of what ties to even do.
+        avx512! {
             let raised = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(0x8000));
             let rounded = _mm512_castsi512_ps(_mm512_and_si512(raised, _mm512_set1_epi32(HIGH)));
             (Self(rounded), Self(_mm512_sub_ps(self.0, rounded)))
@@ -245,39 +239,49 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, to: *mut f32) {
-        // SAFETY: as above; the caller gives two tiles.
+    fn transpose(_: Simd<Self>, from: &Matrix, to: &mut Matrix) {
+        // SAFETY: the token proves the instructions; each of 16 rows is 16 words of the matrix.
         unsafe {
             let mut rows = [_mm512_setzero_si512(); 16];
             for (row, words) in rows.iter_mut().enumerate() {
-                *words = _mm512_loadu_si512(from.add(16 * row).cast());
+                *words = _mm512_loadu_si512(from.as_ptr().add(16 * row).cast());
             }
             transpose_words(&mut rows);
             for (row, words) in rows.into_iter().enumerate() {
-                _mm512_storeu_si512(to.add(16 * row).cast(), words);
+                _mm512_storeu_si512(to.as_mut_ptr().add(16 * row).cast(), words);
             }
         }
     }
 }
 
 impl Lanes {
+    /// The values as words whose high halves are their values in bf16, to the nearest and to even.
+    #[inline(always)]
+    fn rounded(self) -> __m512i {
+        avx512! {
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd)
+        }
+    }
+
     /// The high halves of some words and the low ones of others.
     ///
     /// # Safety
     /// The machine has AVX-512F.
     #[inline(always)]
     unsafe fn select_halves(high: __m512i, low: __m512i) -> Self {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's machine has AVX-512F.
         unsafe { Self(_mm512_castsi512_ps(select(_mm512_set1_epi32(HIGH), high, low))) }
     }
 
     /// [`Vector::store_bf16`] for two vectors, one after the other, with the instruction for it.
     ///
     /// # Safety
-    /// As for that, and the machine has AVX-512BF16.
+    /// The machine has AVX-512BF16, and `to` is valid for writing 32 halves of words.
     #[inline(always)]
     pub unsafe fn store_halves_bf16(values: [Self; 2], to: *mut u16) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's machine has the conversion, and 32 halves of words are one register.
         unsafe {
             let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(values[1].0, values[0].0));
             _mm512_storeu_si512(to.cast(), halves);
@@ -290,7 +294,7 @@ impl Lanes {
     /// The machine has AVX-512BW and AVX-512BF16.
     #[inline(always)]
     pub unsafe fn narrow_bf16(self, high: Self) -> Self {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's machine has the conversion and the permutation; `order` fills a register.
         unsafe {
             let mut order = [0u16; 32];
             for (word, order) in order.iter_mut().enumerate() {
@@ -336,25 +340,11 @@ fn transpose_words(rows: &mut [__m512i; 16]) {
 /// The bits of `chosen` where those of `mask` are set, elsewhere those of `other`.
 ///
 /// # Safety
-/// The machine has the vector's instructions.
+/// The machine has AVX-512F.
 #[inline(always)]
 unsafe fn select(mask: __m512i, chosen: __m512i, other: __m512i) -> __m512i {
     /// Truth table of "by the first: the second, else the third".
     const SELECT: i32 = 0xca;
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller's machine has AVX-512F.
     unsafe { _mm512_ternarylogic_epi32::<SELECT>(mask, chosen, other) }
-}
-
-/// Floats as words whose high halves are their values in bf16, to the nearest and to even.
-///
-/// # Safety
-/// The machine has the vector's instructions.
-#[inline(always)]
-unsafe fn rounded(values: __m512) -> __m512i {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let bits = _mm512_castps_si512(values);
-        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd)
-    }
 }

@@ -5,7 +5,7 @@ use crate::kernels::macros::{
     implement_kernels, implement_plane_pixels, implement_single_pixels, implement_tiled_kernels,
 };
 use crate::kernels::tiles::Software;
-use crate::kernels::vector::Vector;
+use crate::kernels::vector::{Simd, Vector};
 use crate::layout::numbers::{narrow, narrow_24, widen, widen_24};
 
 /// The kernels in single precision.
@@ -51,12 +51,12 @@ impl Vector for Lanes {
     const LANES: usize = 4;
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
+    fn splat(_: Simd<Self>, value: f32) -> Self {
         Self([value; 4])
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
+    unsafe fn load(_: Simd<Self>, from: *const f32) -> Self {
         // SAFETY: the caller gives four floats.
         unsafe { Self(from.cast::<[f32; 4]>().read_unaligned()) }
     }
@@ -68,60 +68,58 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
+    fn add(self, other: Self) -> Self {
         self.zip(other, |a, b| a + b)
     }
 
     #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
+    fn sub(self, other: Self) -> Self {
         self.zip(other, |a, b| a - b)
     }
 
     #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
+    fn mul(self, other: Self) -> Self {
         self.zip(other, |a, b| a * b)
     }
 
     /// Two roundings: a fused multiply-add without the instruction is a slow library call.
     #[inline(always)]
-    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
-        // SAFETY: no instruction beyond the target's own.
-        unsafe { self.mul(factor).add(addend) }
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        self.mul(factor).add(addend)
     }
 
     #[inline(always)]
-    unsafe fn relu(self) -> Self {
+    fn relu(self) -> Self {
         Self(self.0.map(|v| if v < 0.0 { 0.0 } else { v }))
     }
 
     #[inline(always)]
-    unsafe fn where_positive(self, gate: Self) -> Self {
-        self.zip(gate, |v, gate| if gate > 0.0 { v } else { 0.0 })
+    fn where_positive(self, condition: Self) -> Self {
+        self.zip(condition, |v, condition| if condition > 0.0 { v } else { 0.0 })
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
+    fn sum(self) -> f32 {
         (self.0[0] + self.0[1]) + (self.0[2] + self.0[3])
     }
 
     #[inline(always)]
-    unsafe fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
-        // SAFETY: plain Rust.
-        vectors.map(|vector| unsafe { vector.sum() })
+    fn sum_each(vectors: [Self; 4]) -> [f32; 4] {
+        vectors.map(Self::sum)
     }
 
     #[inline(always)]
-    unsafe fn widen(self) -> (Self, Self) {
+    fn widen(self) -> (Self, Self) {
         (Self(self.0.map(|word| widen(word)[0])), Self(self.0.map(|word| widen(word)[1])))
     }
 
     #[inline(always)]
-    unsafe fn narrow(low: Self, high: Self) -> Self {
+    fn narrow(low: Self, high: Self) -> Self {
         low.zip(high, |low, high| narrow([low, high]))
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
+    unsafe fn load_bf16(_: Simd<Self>, from: *const u16) -> Self {
         // SAFETY: the caller gives four halves of words.
         Self(unsafe { from.cast::<[u16; 4]>().read_unaligned() }.map(|half| f32::from_bits(u32::from(half) << 16)))
     }
@@ -134,9 +132,9 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn load_24(words: *const f32, bytes: *const u16) -> (Self, Self) {
+    unsafe fn load_24(simd: Simd<Self>, words: *const f32, bytes: *const u16) -> (Self, Self) {
         // SAFETY: the caller gives four words and as many pairs of bytes.
-        let (words, bytes) = unsafe { (Self::load(words), bytes.cast::<[u16; 4]>().read_unaligned()) };
+        let (words, bytes) = unsafe { (simd.load(words), bytes.cast::<[u16; 4]>().read_unaligned()) };
         let values: [[f32; 2]; 4] = std::array::from_fn(|lane| widen_24(words.0[lane], bytes[lane]));
         (Self(values.map(|[low, _]| low)), Self(values.map(|[_, high]| high)))
     }
@@ -152,17 +150,17 @@ impl Vector for Lanes {
     }
 
     #[inline(always)]
-    unsafe fn round_bf16(self) -> Self {
+    fn round_bf16(self) -> Self {
         Self(self.0.map(|value| widen(narrow([value, 0.0]))[0]))
     }
 
     #[inline(always)]
-    unsafe fn zip_low(a: Self, b: Self) -> Self {
+    fn zip_low(a: Self, b: Self) -> Self {
         a.zip(b, |a, b| f32::from_bits(a.to_bits() & 0xffff | b.to_bits() << 16))
     }
 
     #[inline(always)]
-    unsafe fn zip_high(a: Self, b: Self) -> Self {
+    fn zip_high(a: Self, b: Self) -> Self {
         a.zip(b, |a, b| f32::from_bits(a.to_bits() >> 16 | b.to_bits() & 0xffff_0000))
     }
 }

@@ -2,13 +2,14 @@
 //! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
 
 use super::normalize::masked;
+use super::pack::packed_len;
 use super::rows::Rows;
-use super::{Vector, winograd};
+use super::{Simd, Vector, winograd};
 use crate::geometry::{Run, Tap};
 use crate::kernels::train::MAX_KERNEL;
 use crate::kernels::winograd::fits;
 use crate::kernels::{ConvBand, Gate, Sums};
-use crate::layout::{LANE_GROUP, lane_mask};
+use crate::layout::{LANE_GROUP, Layout, lane_mask};
 
 /// Taps of the largest kernel.
 const MAX_TAPS: usize = MAX_KERNEL * MAX_KERNEL;
@@ -21,30 +22,24 @@ pub struct Place {
 }
 
 /// Computes a band with `K` channels by `P` pixels in registers, or by `Q` quads at a point of [`winograd`].
-///
-/// # Safety
-/// See the [module](super).
 #[inline(always)]
-pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const Q: usize>(band: ConvBand<'_>) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        if fits(&band.gather.conv) {
-            winograd::conv::<V, K, Q>(band);
-        } else {
-            direct::<V, K, P>(band);
-        }
+pub fn conv<V: Vector, const K: usize, const P: usize, const Q: usize>(simd: Simd<V>, band: ConvBand<'_>) {
+    if fits(&band.gather.conv) {
+        winograd::conv::<V, K, Q>(simd, band);
+    } else {
+        direct::<V, K, P>(simd, band);
     }
 }
 
-/// # Safety
-/// See the [module](super).
+/// Computes a band with `K` channels by `P` pixels in registers.
 #[inline(always)]
-unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) {
+fn direct<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: ConvBand<'_>) {
+    const { assert!(P <= 3, "tiles are at most three pixels wide") };
+    band.check(Layout::Lanes, packed_len(band.gather, K));
     let gather = band.gather;
     let (in_channels, out_channels) = (gather.from.channels, gather.to.channels);
     let pixel = in_channels * LANE_GROUP;
-    // SAFETY: rows read lie inside the input.
-    let rows = unsafe { Rows::new::<V>(band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel) };
+    let rows = Rows::new(simd, band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel);
     let block_len = gather.kernel * gather.kernel * in_channels * K;
     let non_temporal = band.non_temporal();
     let mut sums = band.sums;
@@ -52,12 +47,11 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
         let mut tile = Tile::<'_, V, K> {
             input: rows.group(),
             in_channels,
-            // SAFETY: packed weights hold a block for every `K` channels.
-            weights: unsafe { band.weights.as_ptr().add(first / K * block_len) },
+            weights: band.weights[first / K * block_len..].as_ptr(),
             channels: K.min(out_channels - first),
             accumulate: band.accumulate,
-            // SAFETY: no memory is touched.
-            sums: unsafe { [[V::splat(0.0); 2]; K] },
+            simd,
+            sums: [[simd.zero(); 2]; K],
             pivot: [0.0; K],
             mask: lane_mask(sums.images()),
             output: band.output.as_mut_ptr(),
@@ -85,7 +79,8 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
                         input_step: run.from_step * pixel,
                         output_step: run.step * out_channels * LANE_GROUP,
                     };
-                    // SAFETY: the pixel lies inside the output; `list_places` gives taps inside the input.
+                    // SAFETY: a run's pixels lie inside the rows of the output, whose length is checked, and
+                    // its taps inside the rows read; weights have a block for each tap and channel read.
                     unsafe {
                         match pixels {
                             1 => tile.run::<1>(places, steps, at),
@@ -98,8 +93,7 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
                 }
             }
             if !matches!(tile.measured, Measured::Nothing) {
-                // SAFETY: no memory is touched.
-                unsafe { tile.flush_sums(&mut totals) };
+                tile.flush_sums(&mut totals);
             }
         }
         if !matches!(tile.measured, Measured::Nothing) {
@@ -107,8 +101,7 @@ unsafe fn direct<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) 
         }
     }
     sums.finish();
-    // SAFETY: passed on from the caller.
-    unsafe { V::fence() };
+    V::fence(simd);
 }
 
 /// What [`Sums`] ask of the values written.
@@ -137,27 +130,28 @@ impl<'a> Measured<'a> {
     #[inline(always)]
     pub unsafe fn add<V: Vector>(
         self,
+        simd: Simd<V>,
         value: V,
         at: usize,
         channel: usize,
         [pivot, mask]: [V; 2],
         sums: &mut [V; 2],
     ) -> V {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            match self {
-                Self::Nothing => value,
-                Self::Moments => {
-                    let centred = value.sub(pivot).mul(mask);
-                    *sums = [sums[0].add(centred), centred.mul_add(centred, sums[1])];
-                    value
-                }
-                Self::Gradient(gate, input) => {
-                    let input = V::load(input.add(at));
-                    let g = masked(gate, value, input, at, channel);
-                    *sums = [sums[0].add(g), g.mul_add(input.sub(pivot), sums[1])];
-                    g
-                }
+        match self {
+            Self::Nothing => value,
+            Self::Moments => {
+                let centred = value.sub(pivot).mul(mask);
+                *sums = [sums[0].add(centred), centred.mul_add(centred, sums[1])];
+                value
+            }
+            Self::Gradient(gate, input) => {
+                // SAFETY: the caller's place lies inside the tensors that the gradient is summed with.
+                let (input, g) = unsafe {
+                    let input = simd.load(input.add(at));
+                    (input, masked(simd, gate, value, input, at, channel))
+                };
+                *sums = [sums[0].add(g), g.mul_add(input.sub(pivot), sums[1])];
+                g
             }
         }
     }
@@ -199,28 +193,28 @@ struct Steps {
 /// Sums over some places and all channels read, for `K` channels written of `P` pixels, or quads, `step` floats apart.
 ///
 /// # Safety
-/// The places, for all `P`, lie inside `input`; `weights` hold `K` values for each place and channel; the machine has the
-/// vector's instructions.
+/// The places, for all `P`, lie inside `input`; `weights` hold `K` values for each place and channel.
 #[inline(always)]
 pub unsafe fn multiply<V: Vector, const K: usize, const P: usize>(
+    simd: Simd<V>,
     places: &[Place],
     (input, step): (*const f32, usize),
     weights: *const f32,
     channels: usize,
 ) -> [[V; P]; K] {
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller's places lie inside the input, and there are weights for each place and channel.
     unsafe {
-        let mut sums = [[V::splat(0.0); P]; K];
+        let mut sums = [[simd.zero(); P]; K];
         for place in places {
             let mut input = input.add(place.input);
             let mut weights = weights.add(place.weights);
             for _ in 0..channels {
-                let mut pixels = [V::splat(0.0); P];
+                let mut pixels = [simd.zero(); P];
                 for p in 0..P {
-                    pixels[p] = V::load(input.add(p * step));
+                    pixels[p] = simd.load(input.add(p * step));
                 }
                 for k in 0..K {
-                    let weight = V::splat(*weights.add(k));
+                    let weight = simd.splat(*weights.add(k));
                     for p in 0..P {
                         sums[k][p] = pixels[p].mul_add(weight, sums[k][p]);
                     }
@@ -235,6 +229,7 @@ pub unsafe fn multiply<V: Vector, const K: usize, const P: usize>(
 
 /// `K` output channels of a band.
 struct Tile<'a, V, const K: usize> {
+    simd: Simd<V>,
     input: *const f32,
     in_channels: usize,
     weights: *const f32,
@@ -261,11 +256,11 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
     #[inline(always)]
     unsafe fn run<const P: usize>(&mut self, places: &[Place], steps: Steps, at: usize) {
         for part in (0..LANE_GROUP).step_by(V::LANES) {
-            // SAFETY: passed on from the caller.
+            // SAFETY: the caller's places and pixels exist, and a part of their lanes lies within them.
             unsafe {
                 let input = self.input.add(steps.input + part);
                 let accumulators =
-                    multiply::<V, K, P>(places, (input, steps.input_step), self.weights, self.in_channels);
+                    multiply::<V, K, P>(self.simd, places, (input, steps.input_step), self.weights, self.in_channels);
                 self.store::<P>(&accumulators, part, at + part, steps.output_step);
             }
         }
@@ -275,21 +270,22 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
     /// As for [`run`](Self::run).
     #[inline(always)]
     unsafe fn store<const P: usize>(&mut self, accumulators: &[[V; P]; K], part: usize, at: usize, step: usize) {
-        // SAFETY: passed on from the caller; only channels that exist are written.
+        let simd = self.simd;
+        // SAFETY: the caller's pixels lie inside the output, and only channels that exist are written.
         unsafe {
-            let mask = V::load(self.mask.as_ptr().add(part));
+            let mask = simd.load(self.mask.as_ptr().add(part));
             for k in 0..K {
                 if k >= self.channels {
                     break;
                 }
-                let factors = [V::splat(self.pivot[k]), mask];
+                let factors = [simd.splat(self.pivot[k]), mask];
                 for p in 0..P {
                     let at = at + p * step + k * LANE_GROUP;
                     let mut value = accumulators[k][p];
                     if self.accumulate {
-                        value = value.add(V::load(self.output.add(at)));
+                        value = value.add(simd.load(self.output.add(at)));
                     }
-                    let value = self.measured.add(value, at, self.first + k, factors, &mut self.sums[k]);
+                    let value = self.measured.add(simd, value, at, self.first + k, factors, &mut self.sums[k]);
                     value.store_either(self.output.add(at), self.non_temporal);
                 }
             }
@@ -297,18 +293,12 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
     }
 
     /// Moves the sums of a row on to double precision.
-    ///
-    /// # Safety
-    /// The machine has the vector's instructions.
     #[inline(always)]
-    unsafe fn flush_sums(&mut self, totals: &mut [[f64; 2]; K]) {
+    fn flush_sums(&mut self, totals: &mut [[f64; 2]; K]) {
         for (sums, totals) in self.sums.iter_mut().zip(totals) {
             for (sum, total) in sums.iter_mut().zip(totals) {
-                // SAFETY: no memory is touched.
-                unsafe {
-                    *total += f64::from(sum.sum());
-                    *sum = V::splat(0.0);
-                }
+                *total += f64::from(sum.sum());
+                *sum = self.simd.zero();
             }
         }
     }

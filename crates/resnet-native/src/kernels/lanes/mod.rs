@@ -1,8 +1,8 @@
 //! The algorithms of training on [lane groups](crate::layout::Layout::Lanes), generic over a vector type.
 //!
-//! Every function here is `#[inline(always)]` so that it is compiled inside the `#[target_feature]` function
-//! that calls it (closures are not, so none of them touches a vector), and is unsafe for one reason: the
-//! caller has checked the lengths of the band and runs it on a machine that has the vector's instructions.
+//! Functions that touch a vector are `#[inline(always)]`, so that they are compiled inside the
+//! `#[target_feature]` function that calls them; closures are not, so none of them touches a vector. A kernel
+//! checks the lengths of its band, which its pointers rely on.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers read better, and unroll, by index")]
 
@@ -16,7 +16,7 @@ mod weight_gradient;
 mod winograd;
 
 use super::train::Schedule;
-use super::vector::Vector;
+use super::vector::{Simd, Vector};
 
 pub use conv::conv;
 pub use normalize::{normalize, normalize_reduce};

@@ -17,6 +17,7 @@ pub fn packed_len(gather: &Gather, block: usize) -> usize {
 /// Packs `[out][in][tap]` as `[written / block][tap][read][block]`, or at the points of [`winograd`]; channels past the last
 /// are zero.
 pub fn pack(weights: Pack<'_>, block: usize) {
+    weights.check(packed_len(weights.gather, block));
     let Pack { gather, weights, packed } = weights;
     if fits(&gather.conv) {
         return winograd::pack(gather, weights, block, packed);

@@ -2,7 +2,7 @@
 //! columns stays in registers while the pixels go by; lanes are summed at the end of the band.
 
 use super::rows::Rows;
-use super::{Vector, winograd};
+use super::{Simd, Vector, gradient_len, winograd};
 use crate::kernels::WeightGradientBand;
 use crate::kernels::winograd::fits;
 use crate::layout::{LANE_GROUP, Layout};
@@ -15,45 +15,38 @@ const POINTWISE_INPUTS: usize = 4;
 
 /// Computes a band with tiles of `K` outputs by `C` inputs by three kernel columns, or `L` outputs by `D` inputs at a point
 /// of [`winograd`].
-///
-/// # Safety
-/// See the [module](super).
 #[inline(always)]
-pub unsafe fn weight_gradient<V: Vector, const K: usize, const C: usize, const L: usize, const D: usize>(
+pub fn weight_gradient<V: Vector, const K: usize, const C: usize, const L: usize, const D: usize>(
+    simd: Simd<V>,
     band: WeightGradientBand<'_>,
 ) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        if fits(band.conv) {
-            winograd::weight_gradient::<V, L, D>(band);
-        } else if band.conv.horizontal.kernel == 1 {
-            tiles::<V, K, POINTWISE_INPUTS, 1>(band);
-        } else {
-            tiles::<V, K, C, COLUMNS>(band);
-        }
+    if fits(band.conv) {
+        winograd::weight_gradient::<V, L, D>(simd, band);
+    } else if band.conv.horizontal.kernel == 1 {
+        tiles::<V, K, POINTWISE_INPUTS, 1>(simd, band);
+    } else {
+        tiles::<V, K, C, COLUMNS>(simd, band);
     }
 }
 
-/// # Safety
-/// See the [module](super).
+/// Computes a band with tiles of `K` outputs by `C` inputs by `X` kernel columns.
 #[inline(always)]
-unsafe fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(band: WeightGradientBand<'_>) {
+fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(simd: Simd<V>, band: WeightGradientBand<'_>) {
+    band.check(Layout::Lanes, super::SCHEDULE, gradient_len(band.conv));
     let (kernel, inputs) = (band.conv.horizontal.kernel, band.conv.inputs);
     let gradient = band.gradient.as_mut_ptr();
     let (input_row, output_row) = (Layout::Lanes.row_len(band.conv.input()), Layout::Lanes.row_len(band.conv.output()));
-    // SAFETY: rows lie inside both tensors.
-    let (input_rows, output_rows) = unsafe {
-        let input_rows = Rows::new::<V>(band.inputs[0], band.conv.rows_read(band.rows.clone()), input_row);
-        (input_rows, Rows::new::<V>(band.output_gradients[0], band.rows.clone(), output_row))
-    };
+    let input_rows = Rows::new(simd, band.inputs[0], band.conv.rows_read(band.rows.clone()), input_row);
+    let output_rows = Rows::new(simd, band.output_gradients[0], band.rows.clone(), output_row);
     let groups = (input_rows.group(), output_rows.group());
     for row in 0..kernel {
         for column in (0..kernel).step_by(X) {
             for input in (0..inputs).step_by(C) {
                 for output in band.outputs.clone().step_by(K) {
-                    // SAFETY: passed on from the caller; only channels and columns that exist are written.
+                    // SAFETY: the groups hold all rows that the band reads; only outputs, inputs and columns that
+                    // exist are written, and the gradient has a weight for each.
                     unsafe {
-                        let sums = tile::<V, K, C, X>(&band, groups, row, column, input, output);
+                        let sums = tile::<V, K, C, X>(simd, &band, groups, row, column, input, output);
                         for k in 0..K.min(band.outputs.end - output) {
                             for c in 0..C.min(inputs - input) {
                                 for x in 0..X.min(kernel - column) {
@@ -73,9 +66,10 @@ unsafe fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(band:
 /// columns from `column`, in kernel row `row`. Channels past the last repeat it.
 ///
 /// # Safety
-/// See the [module](super).
+/// Where the groups begin if all their rows were there, the rows of the band and those they read are there.
 #[inline(always)]
 unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
+    simd: Simd<V>,
     band: &WeightGradientBand<'_>,
     (input_group, gradient_group): (*const f32, *const f32),
     row: usize,
@@ -94,9 +88,9 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
         outputs[k] = (output + k).min(out_channels - 1) * LANE_GROUP;
     }
     let (pixel, output_pixel) = (in_channels * LANE_GROUP, out_channels * LANE_GROUP);
-    // SAFETY: rows and columns are kept inside both images.
+    // SAFETY: rows and columns are kept inside both images, and channels below the last.
     unsafe {
-        let mut sums = [[[V::splat(0.0); X]; C]; K];
+        let mut sums = [[[simd.zero(); X]; C]; K];
         for y in band.rows.clone() {
             let Some(from) = (y * vertical.stride + row).checked_sub(vertical.padding) else { continue };
             if from >= vertical.input {
@@ -108,9 +102,9 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
                 let gradient = gradient_row.add(x * output_pixel);
                 let first = x * horizontal.stride + column;
                 for part in (0..LANE_GROUP).step_by(V::LANES) {
-                    let mut g = [V::splat(0.0); K];
+                    let mut g = [simd.zero(); K];
                     for k in 0..K {
-                        g[k] = V::load(gradient.add(outputs[k] + part));
+                        g[k] = simd.load(gradient.add(outputs[k] + part));
                     }
                     for j in 0..X {
                         // Columns over the border contribute nothing; the branch is taken at the two
@@ -121,7 +115,7 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
                         }
                         let source = input_row.add(from * pixel + part);
                         for c in 0..C {
-                            let value = V::load(source.add(inputs[c]));
+                            let value = simd.load(source.add(inputs[c]));
                             for k in 0..K {
                                 sums[k][c][j] = value.mul_add(g[k], sums[k][c][j]);
                             }

@@ -2,14 +2,12 @@
 
 use super::number::{MAX_LANES, Number};
 use crate::kernels::PixelLoad;
-use crate::kernels::vector::Vector;
+use crate::kernels::vector::{Simd, Vector};
 
 /// Lays an image out, two channels at a time.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn load<N: Number>(band: PixelLoad<'_>) {
+pub fn load<N: Number>(simd: Simd<N::Vector>, band: PixelLoad<'_>) {
+    band.check(N::FORMAT);
     let PixelLoad { pixels, image, output } = band;
     let (shape, block_len) = (pixels.shape, pixels.block_len());
     let plane = shape.height * shape.width;
@@ -24,9 +22,9 @@ pub unsafe fn load<N: Number>(band: PixelLoad<'_>) {
                     values[..count].copy_from_slice(&image[from..from + count]);
                 }
                 let at = pixels.value(y, x) + channel % pixels.block;
-                // SAFETY: passed on from the caller; the pixels lie in the plane.
+                // SAFETY: no vector has more lanes, and the layout has a place for each pixel in every plane.
                 unsafe {
-                    let pairs = [N::Vector::load(values[0].as_ptr()), N::Vector::load(values[1].as_ptr())];
+                    let pairs = [simd.load(values[0].as_ptr()), simd.load(values[1].as_ptr())];
                     N::store_pairs(pairs, count, to.as_mut_ptr(), at, pixels.block, pixels.plane_len());
                 }
             }

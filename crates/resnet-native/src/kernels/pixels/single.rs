@@ -2,28 +2,26 @@
 //! and the channels read go by.
 
 use crate::kernels::PixelConv;
-use crate::kernels::vector::Vector;
-use crate::layout::{PixelTile, Windows};
+use crate::kernels::vector::{Simd, Vector};
+use crate::layout::{Format, PixelTile, Windows};
 
 /// Channels read without a branch in between.
 const CHANNELS: usize = 4;
 
 /// Computes some blocks with `K` vectors by `P` pixels or, where it has only one vector, that by `M` pixels.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const M: usize>(mut band: PixelConv<'_>) {
+pub fn conv<V: Vector, const K: usize, const P: usize, const M: usize>(simd: Simd<V>, mut band: PixelConv<'_>) {
+    band.check(Format::Single);
     let to = &band.windows.to;
     for index in 0..band.output.len() / to.block_len() {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            let block = Block::new(&mut band, index);
-            for part in (0..to.block).step_by(K.min(to.block / V::LANES) * V::LANES) {
+        let block = Block::new(simd, &mut band, index);
+        for part in (0..to.block).step_by(K.min(to.block / V::LANES) * V::LANES) {
+            // SAFETY: the band's lengths are checked, and a part is as many vectors of its blocks.
+            unsafe {
                 if to.block / V::LANES < K {
-                    block.part::<V, 1, M>(part);
+                    block.part::<1, M>(part);
                 } else {
-                    block.part::<V, K, P>(part);
+                    block.part::<K, P>(part);
                 }
             }
         }
@@ -31,7 +29,8 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize, const M: usize>(mu
 }
 
 /// A block on its way.
-struct Block<'a> {
+struct Block<'a, V> {
+    simd: Simd<V>,
     windows: &'a Windows,
     input: *const f32,
     weights: *const f32,
@@ -43,11 +42,12 @@ struct Block<'a> {
     step: usize,
 }
 
-impl<'a> Block<'a> {
-    fn new(band: &mut PixelConv<'a>, index: usize) -> Self {
+impl<'a, V: Vector> Block<'a, V> {
+    fn new(simd: Simd<V>, band: &mut PixelConv<'a>, index: usize) -> Self {
         let to = &band.windows.to;
         let first = index * to.block_len();
         Self {
+            simd,
             windows: band.windows,
             input: band.input.as_ptr(),
             weights: band.weights[index * band.windows.packed_len..].as_ptr(),
@@ -62,20 +62,20 @@ impl<'a> Block<'a> {
     /// Computes the `K` vectors of channels from `part` on.
     ///
     /// # Safety
-    /// The slices of the band are as long as its check demands.
+    /// The band's lengths are checked, and its blocks have the vectors.
     #[inline(always)]
-    unsafe fn part<V: Vector, const K: usize, const P: usize>(&self, part: usize) {
+    unsafe fn part<const K: usize, const P: usize>(&self, part: usize) {
         for tile in &self.windows.tiles {
             let count = tile.valid[0].count_ones() as usize;
             let mut done = 0;
             while done < count {
-                // SAFETY: passed on from the caller; the windows's lists lie inside the layouts.
+                // SAFETY: the caller's vectors exist, and the tile has as many pixels as are left.
                 done += unsafe {
                     match count - done {
-                        left if left >= P => self.pixels::<V, K, P>(tile, done, part),
-                        left if left >= 4 => self.pixels::<V, K, 4>(tile, done, part),
-                        2 | 3 => self.pixels::<V, K, 2>(tile, done, part),
-                        _ => self.pixels::<V, K, 1>(tile, done, part),
+                        left if left >= P => self.pixels::<K, P>(tile, done, part),
+                        left if left >= 4 => self.pixels::<K, 4>(tile, done, part),
+                        2 | 3 => self.pixels::<K, 2>(tile, done, part),
+                        _ => self.pixels::<K, 1>(tile, done, part),
                     }
                 };
             }
@@ -87,28 +87,24 @@ impl<'a> Block<'a> {
     /// # Safety
     /// As for [`part`](Self::part); the tile has as many pixels from `first` on.
     #[inline(always)]
-    unsafe fn pixels<V: Vector, const K: usize, const P: usize>(
-        &self,
-        tile: &PixelTile,
-        first: usize,
-        part: usize,
-    ) -> usize {
-        let block = self.windows.to.block;
-        // SAFETY: passed on from the caller.
+    unsafe fn pixels<const K: usize, const P: usize>(&self, tile: &PixelTile, first: usize, part: usize) -> usize {
+        let (simd, block) = (self.simd, self.windows.to.block);
+        // SAFETY: the caller's pixels and vectors; the tiles and windows of `Windows` lie inside the layouts, whose
+        // lengths are checked.
         unsafe {
             let from = self.input.offset(tile.from).add(first * self.step);
             let to = tile.to + first * block + part;
             // Neighbours at a distance known to the compiler are cheaper to address.
             let mut sums = match self.step {
-                16 => self.multiply::<V, K, P>(from, 16, part),
-                32 => self.multiply::<V, K, P>(from, 32, part),
-                step => self.multiply::<V, K, P>(from, step, part),
+                16 => self.multiply::<K, P>(from, 16, part),
+                32 => self.multiply::<K, P>(from, 32, part),
+                step => self.multiply::<K, P>(from, step, part),
             };
             // Each loop is short enough to be unrolled, which keeps the sums in registers.
             if let Some(residual) = self.residual {
                 for p in 0..P {
                     for k in 0..K {
-                        sums[p][k] = sums[p][k].add(V::load(residual.add(to + p * block + k * V::LANES)));
+                        sums[p][k] = sums[p][k].add(simd.load(residual.add(to + p * block + k * V::LANES)));
                     }
                 }
             }
@@ -133,18 +129,18 @@ impl<'a> Block<'a> {
     /// # Safety
     /// As for [`pixels`](Self::pixels).
     #[inline(always)]
-    unsafe fn multiply<V: Vector, const K: usize, const P: usize>(
+    unsafe fn multiply<const K: usize, const P: usize>(
         &self,
         from: *const f32,
         step: usize,
         part: usize,
     ) -> [[V; K]; P] {
-        let block = self.windows.to.block;
-        // SAFETY: passed on from the caller; weights hold a row of the block for each term's channels.
+        let (simd, block) = (self.simd, self.windows.to.block);
+        // SAFETY: the caller's pixels; weights hold a row of the block for each window's channels.
         unsafe {
-            let mut sums = [[V::splat(0.0); K]; P];
+            let mut sums = [[simd.zero(); K]; P];
             for k in 0..K {
-                let bias = V::load(self.bias.add(part + k * V::LANES));
+                let bias = simd.load(self.bias.add(part + k * V::LANES));
                 for p in 0..P {
                     sums[p][k] = bias;
                 }
@@ -156,13 +152,13 @@ impl<'a> Block<'a> {
                 for _ in 0..window.channels / CHANNELS {
                     for channel in 0..CHANNELS {
                         let row = weights.add(channel * block);
-                        multiply_add(&mut sums, input.add(channel), step, row);
+                        multiply_add(simd, &mut sums, input.add(channel), step, row);
                     }
                     input = input.add(CHANNELS);
                     weights = weights.add(CHANNELS * block);
                 }
                 for _ in 0..window.channels % CHANNELS {
-                    multiply_add(&mut sums, input, step, weights);
+                    multiply_add(simd, &mut sums, input, step, weights);
                     input = input.add(1);
                     weights = weights.add(block);
                 }
@@ -175,22 +171,23 @@ impl<'a> Block<'a> {
 /// Adds the products of one channel of `P` pixels, `step` apart, by `K` vectors of weights.
 ///
 /// # Safety
-/// The pointers are valid for that.
+/// There are `P` values `step` apart from `input` on, and `K` vectors from `weights` on.
 #[inline(always)]
 unsafe fn multiply_add<V: Vector, const K: usize, const P: usize>(
+    simd: Simd<V>,
     sums: &mut [[V; K]; P],
     input: *const f32,
     step: usize,
     weights: *const f32,
 ) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller's values and weights.
     unsafe {
-        let mut row = [V::splat(0.0); K];
+        let mut row = [simd.zero(); K];
         for k in 0..K {
-            row[k] = V::load(weights.add(k * V::LANES));
+            row[k] = simd.load(weights.add(k * V::LANES));
         }
         for p in 0..P {
-            let value = V::splat(*input.add(p * step));
+            let value = simd.splat(*input.add(p * step));
             for k in 0..K {
                 sums[p][k] = value.mul_add(row[k], sums[p][k]);
             }

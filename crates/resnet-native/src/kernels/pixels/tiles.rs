@@ -10,9 +10,9 @@ use std::mem::MaybeUninit;
 use super::number::{Number, Planes};
 use crate::kernels::PixelConv;
 use crate::kernels::tiles::{Tile, TileUnit, plane_products};
-use crate::kernels::vector::Vector;
+use crate::kernels::vector::{Simd, Vector};
 use crate::layout::tiles::{HALF, TILE};
-use crate::layout::{PixelTile, TILE_ROWS, Windows};
+use crate::layout::{Format, PixelTile, TILE_ROWS, Windows};
 
 /// Tiles that are summed up together.
 const TOGETHER: usize = 3;
@@ -26,32 +26,26 @@ const fn rows_at_a_time(planes: usize) -> usize {
 type Sums = MaybeUninit<[Tile; 2 * TOGETHER]>;
 
 /// Computes some blocks.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: PixelConv<'_>) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match (band.residual.is_some(), band.relu) {
-            (false, false) => run::<U, PLANES, false, false>(band),
-            (false, true) => run::<U, PLANES, false, true>(band),
-            (true, false) => run::<U, PLANES, true, false>(band),
-            (true, true) => run::<U, PLANES, true, true>(band),
-        }
+pub fn conv<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: PixelConv<'_>) {
+    match (band.residual.is_some(), band.relu) {
+        (false, false) => run::<U, PLANES, false, false>(simd, band),
+        (false, true) => run::<U, PLANES, false, true>(simd, band),
+        (true, false) => run::<U, PLANES, true, false>(simd, band),
+        (true, true) => run::<U, PLANES, true, true>(simd, band),
     }
 }
 
-/// # Safety
-/// As for [`conv`].
+/// Computes some blocks, with a `RESIDUAL` or not and with `RELU` or not.
 #[inline(always)]
-unsafe fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU: bool>(band: PixelConv<'_>) {
+fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU: bool>(simd: Simd<U>, band: PixelConv<'_>) {
+    band.check(Format::Planes(PLANES));
     let (windows, to) = (band.windows, &band.windows.to);
     let mut sums: [Sums; 2] = [const { MaybeUninit::uninit() }; 2];
     let [mut now, mut last] = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
     let mut pass = Pass::<U, PLANES> {
-        // SAFETY: passed on from the caller.
-        unit: unsafe { U::new() },
+        simd,
+        unit: U::new(simd),
         windows,
         input: band.input.as_ptr(),
         plane_len: windows.from.plane_len(),
@@ -59,8 +53,8 @@ unsafe fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU
     };
     let mut writer = Writer::<RESIDUAL, RELU>::idle();
     for block in 0..band.output.len() / to.block_len() {
-        // SAFETY: the band's slices hold all its blocks, and the windows's lists lie inside the layouts; sums are
-        // written before they are read.
+        // SAFETY: the band's slices hold all its blocks, and the tiles and windows of `Windows` lie inside the
+        // layouts; sums are written before they are read.
         unsafe {
             let weights = band.weights.as_ptr().add(block * windows.packed_len);
             for tiles in windows.tiles.chunks(TOGETHER) {
@@ -70,7 +64,7 @@ unsafe fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU
                     [a] => pass.multiply([a.from], weights, now, &mut writer),
                     _ => unreachable!("chunks hold up to three tiles"),
                 }
-                writer.write::<U, PLANES>(TOGETHER * TILE_ROWS);
+                writer.write::<U, PLANES>(simd, TOGETHER * TILE_ROWS);
                 writer = Writer {
                     tiles,
                     sums: now,
@@ -86,12 +80,13 @@ unsafe fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU
             }
         }
     }
-    // SAFETY: as above.
-    unsafe { writer.write::<U, PLANES>(TOGETHER * TILE_ROWS) };
+    // SAFETY: what is left are the tiles that were summed last.
+    unsafe { writer.write::<U, PLANES>(simd, TOGETHER * TILE_ROWS) };
 }
 
 /// The matrix unit and what it works on.
 struct Pass<'a, U, const PLANES: usize> {
+    simd: Simd<U>,
     unit: U,
     windows: &'a Windows,
     input: *const f32,
@@ -116,14 +111,14 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     ) {
         let steps = self.windows.reads.len() * plane_products(PLANES).len();
         let rows = (TOGETHER * TILE_ROWS).div_ceil(steps);
-        // SAFETY: passed on from the caller.
+        self.unit.zero::<0>();
+        self.unit.zero::<1>();
+        self.unit.zero::<2>();
+        self.unit.zero::<3>();
+        self.unit.zero::<4>();
+        self.unit.zero::<5>();
+        // SAFETY: the caller's tiles, weights and sums; a block's weights have a tile for each half and plane.
         unsafe {
-            self.unit.zero::<0>();
-            self.unit.zero::<1>();
-            self.unit.zero::<2>();
-            self.unit.zero::<3>();
-            self.unit.zero::<4>();
-            self.unit.zero::<5>();
             for window in &self.windows.reads {
                 let input = self.input.wrapping_offset(window.from);
                 let second = weights.wrapping_add(if window.halves[0] { PLANES * TILE } else { 0 });
@@ -137,7 +132,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                         self.unit.load::<7>(second.add(of_weights * TILE));
                         self.dot_second(from, input, window.halves[0]);
                     }
-                    writer.write::<U, PLANES>(rows);
+                    writer.write::<U, PLANES>(self.simd, rows);
                 }
                 weights = second.wrapping_add(if window.halves[1] { PLANES * TILE } else { 0 });
             }
@@ -160,7 +155,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// As for [`multiply`](Self::multiply).
     #[inline(always)]
     unsafe fn dot_first<const TILES: usize>(&mut self, from: [isize; TILES], input: *const f32) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: at each of the caller's places the plane has 16 rows, `row_bytes` apart.
         unsafe {
             self.unit.load_rows::<6>(input.offset(from[0]), self.row_bytes);
             self.unit.dot::<0, 6, 7>();
@@ -175,13 +170,14 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         }
     }
 
-    /// The same for the second half, the other way round: after the first half the last tile's window is `loaded`.
+    /// Adds the products of windows of all tiles by weights to the sums of the second half, from the last tile to the
+    /// first: after the first half the last one's window is `loaded`.
     ///
     /// # Safety
     /// As for [`multiply`](Self::multiply).
     #[inline(always)]
     unsafe fn dot_second<const TILES: usize>(&mut self, from: [isize; TILES], input: *const f32, loaded: bool) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: at each of the caller's places the plane has 16 rows, `row_bytes` apart.
         unsafe {
             if !loaded {
                 self.unit.load_rows::<6>(input.offset(from[TILES - 1]), self.row_bytes);
@@ -226,19 +222,19 @@ impl<const RESIDUAL: bool, const RELU: bool> Writer<'_, RESIDUAL, RELU> {
     /// # Safety
     /// The pointers are to what belongs to the tiles.
     #[inline(always)]
-    unsafe fn write<U: TileUnit, const PLANES: usize>(&mut self, count: usize) {
+    unsafe fn write<U: TileUnit, const PLANES: usize>(&mut self, simd: Simd<U>, count: usize) {
         let rows = const { rows_at_a_time(PLANES) };
         let all = (1u16 << rows) - 1;
         for _ in (0..count).step_by(rows) {
             let Some(tile) = self.tiles.get(self.next / TILE_ROWS) else { return };
             let first = self.next % TILE_ROWS;
             let whole = tile.valid.iter().all(|valid| valid >> first & all == all);
-            // SAFETY: passed on from the caller.
+            // SAFETY: the caller's pointers belong to the tiles.
             unsafe {
                 if whole {
-                    self.rows::<U, PLANES, true>(tile, first);
+                    self.rows::<U, PLANES, true>(simd, tile, first);
                 } else {
-                    self.rows::<U, PLANES, false>(tile, first);
+                    self.rows::<U, PLANES, false>(simd, tile, first);
                 }
             }
             self.next += rows;
@@ -251,32 +247,38 @@ impl<const RESIDUAL: bool, const RELU: bool> Writer<'_, RESIDUAL, RELU> {
     /// # Safety
     /// As for [`write`](Self::write).
     #[inline(always)]
-    unsafe fn rows<U: TileUnit, const PLANES: usize, const WHOLE: bool>(&self, tile: &PixelTile, first: usize) {
+    unsafe fn rows<U: TileUnit, const PLANES: usize, const WHOLE: bool>(
+        &self,
+        simd: Simd<U>,
+        tile: &PixelTile,
+        first: usize,
+    ) {
+        let vector = simd.vector();
         for part in (0..HALF).step_by(U::Vector::LANES) {
-            // SAFETY: passed on from the caller.
+            // SAFETY: the caller's pointers belong to the tile, of which each half has 16 channels and a part is a vector.
             unsafe {
                 let bias = self.bias.add(part);
-                let biases = [U::Vector::load(bias), U::Vector::load(bias.add(self.bias_step))];
+                let biases = [vector.load(bias), vector.load(bias.add(self.bias_step))];
                 let sums = self.sums.add((self.next / TILE_ROWS * 2 * TILE_ROWS + first) * HALF + part);
                 for row in 0..const { rows_at_a_time(PLANES) } {
                     let at = 2 * (tile.to + (first + row) * HALF) + part;
                     let mut values = biases;
                     for half in 0..2 {
-                        let mut value = values[half].add(U::Vector::load(sums.add(half * TILE + row * HALF)));
+                        let mut value = values[half].add(vector.load(sums.add(half * TILE + row * HALF)));
                         if RESIDUAL {
-                            value =
-                                value.add(Planes::<U, PLANES>::load(self.residual, at + half * HALF, self.plane_len));
+                            let at = at + half * HALF;
+                            value = value.add(Planes::<U, PLANES>::load(vector, self.residual, at, self.plane_len));
                         }
                         if RELU {
                             value = value.relu();
                         }
                         if !WHOLE {
                             let exists = tile.valid[half] >> (first + row) & 1;
-                            value = value.where_positive(U::Vector::splat(exists.into()));
+                            value = value.where_positive(vector.splat(exists.into()));
                         }
                         values[half] = value;
                     }
-                    Planes::<U, PLANES>::store_halves(values, self.output, at, self.plane_len);
+                    Planes::<U, PLANES>::store_halves(simd, values, self.output, at, self.plane_len);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Arithmetic of a tile's halves with values of their channels.
 
-use super::{Pair, Vector, load, padded};
+use super::{Pair, Simd, Vector, load, padded};
 use crate::kernels::{Affine, Gate};
 use crate::layout::tiles::{HALF, Tiling};
 
@@ -16,13 +16,14 @@ impl PerChannel {
         Self { values: padded(values), second: if tiling.pixels == 2 { 0 } else { HALF } }
     }
 
-    /// # Safety
-    /// The block exists.
+    /// The values of both halves of a block, from channel `part` of each on.
     #[inline(always)]
-    pub unsafe fn load<V: Vector>(&self, block: usize, part: usize) -> Pair<V> {
-        let at = block * 2 * HALF + part;
-        // SAFETY: passed on from the caller; values are filled up to whole blocks.
-        unsafe { (V::load(self.values.as_ptr().add(at)), V::load(self.values.as_ptr().add(at + self.second))) }
+    pub fn load<V: Vector>(&self, simd: Simd<V>, block: usize, part: usize) -> Pair<V> {
+        let values = &self.values[block * 2 * HALF..][..2 * HALF];
+        assert!(part <= HALF - V::LANES);
+        // SAFETY: a block has 32 values, of which a vector's lanes from `part` on are among the first 16, or the
+        // last 16.
+        unsafe { (simd.load(values.as_ptr().add(part)), simd.load(values.as_ptr().add(part + self.second))) }
     }
 }
 
@@ -37,14 +38,10 @@ impl PaddedAffine {
         Self { scale: PerChannel::new(affine.scale, tiling), shift: PerChannel::new(affine.shift, tiling) }
     }
 
-    /// Scale and shift of a block.
-    ///
-    /// # Safety
-    /// The block exists.
+    /// Scale and shift of both halves of a block, from channel `part` of each on.
     #[inline(always)]
-    pub unsafe fn load<V: Vector>(&self, block: usize, part: usize) -> [Pair<V>; 2] {
-        // SAFETY: passed on from the caller.
-        unsafe { [self.scale.load(block, part), self.shift.load(block, part)] }
+    pub fn load<V: Vector>(&self, simd: Simd<V>, block: usize, part: usize) -> [Pair<V>; 2] {
+        [self.scale.load(simd, block, part), self.shift.load(simd, block, part)]
     }
 }
 
@@ -64,17 +61,13 @@ impl<'a> PaddedGate<'a> {
         }
     }
 
-    /// The gate of part of a block.
-    ///
-    /// # Safety
-    /// The block exists.
+    /// The gate of both halves of a block, from channel `part` of each on.
     #[inline(always)]
-    pub unsafe fn load<V: Vector>(&self, block: usize, part: usize) -> TileGate<V> {
+    pub fn load<V: Vector>(&self, simd: Simd<V>, block: usize, part: usize) -> TileGate<V> {
         match self {
             Self::Open => TileGate::Open,
             Self::Output(rectified) => TileGate::Output(rectified.as_ptr()),
-            // SAFETY: passed on from the caller.
-            Self::Input(affine) => TileGate::Input(unsafe { affine.load(block, part) }),
+            Self::Input(affine) => TileGate::Input(affine.load(simd, block, part)),
         }
     }
 }
@@ -93,15 +86,20 @@ impl<V: Vector> TileGate<V> {
     /// # Safety
     /// The place lies inside what the gate holds.
     #[inline(always)]
-    pub unsafe fn mask<const PLANES: usize>(self, g: Pair<V>, y: Pair<V>, tile: usize, at: usize) -> Pair<V> {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            let gates = match self {
-                Self::Open => return g,
-                Self::Output(rectified) => load::<V, PLANES>(rectified.add(tile), at),
-                Self::Input([scale, shift]) => (y.0.mul_add(scale.0, shift.0), y.1.mul_add(scale.1, shift.1)),
-            };
-            (g.0.where_positive(gates.0), g.1.where_positive(gates.1))
-        }
+    pub unsafe fn mask<const PLANES: usize>(
+        self,
+        simd: Simd<V>,
+        g: Pair<V>,
+        y: Pair<V>,
+        tile: usize,
+        at: usize,
+    ) -> Pair<V> {
+        let gates = match self {
+            Self::Open => return g,
+            // SAFETY: the caller's place lies inside the ReLU's output.
+            Self::Output(rectified) => unsafe { load::<V, PLANES>(simd, rectified.add(tile), at) },
+            Self::Input([scale, shift]) => (y.0.mul_add(scale.0, shift.0), y.1.mul_add(scale.1, shift.1)),
+        };
+        (g.0.where_positive(gates.0), g.1.where_positive(gates.1))
     }
 }

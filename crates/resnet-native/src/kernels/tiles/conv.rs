@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use super::operand::Values;
-use super::pack::chunk_len;
+use super::pack::{chunk_len, packed_len};
 use super::rows::{Rows, row_steps};
 use super::writer::{Place, Writer};
-use super::{SCRATCH, Tile, TileUnit, ZERO, plane_products, winograd};
+use super::{SCRATCH, Simd, Tile, TileUnit, ZERO, plane_products, winograd};
 use crate::kernels::ConvBand;
+use crate::layout::Layout;
 use crate::layout::gather::{Gather, TileTerm};
 use crate::layout::tiles::{TILE, Tiling};
 
@@ -16,15 +17,12 @@ use crate::layout::tiles::{TILE, Tiling};
 const PREPARED_TILES: usize = 256;
 
 /// Computes a band.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
+pub fn conv<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: ConvBand<'_>) {
+    band.check(Layout::Tiles { planes: PLANES }, packed_len(band.gather, PLANES));
     let (gather, all) = (band.gather, band.rows.clone());
     if winograd::fits(&gather.conv, PLANES) {
-        // SAFETY: passed on from the caller.
-        return unsafe { winograd::conv::<U, PLANES>(band) };
+        return winograd::conv::<U, PLANES>(simd, band);
     }
     let row_tiles = Tiling::new(gather.from).row_tiles() * PLANES;
     let (rows_at_once, kept) = rows_at_once(gather, all.clone(), row_tiles, PREPARED_TILES);
@@ -34,8 +32,8 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
     scratch.resize(scratch.len().max(ring_len), Tile::ZERO);
     let written = Tiling::new(gather.to);
     let mut pass = Pass::<U, PLANES> {
-        // SAFETY: passed on from the caller.
-        unit: unsafe { U::new() },
+        simd,
+        unit: U::new(simd),
         gather,
         read: Tiling::new(gather.from),
         written,
@@ -48,7 +46,7 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
     for (read, rows) in row_steps(all, rows_at_once, |rows| gather.rows_read(rows)) {
         for row in read {
             // SAFETY: rows read lie inside the input.
-            unsafe { pass.rows.prepare::<U>(row) };
+            unsafe { pass.rows.prepare(simd, row) };
         }
         // Block by block, so that the weights of one stay in the first-level cache from row to row.
         for block in 0..written.blocks {
@@ -57,8 +55,7 @@ pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
         }
     }
     let Pass { writer, .. } = pass;
-    // SAFETY: passed on from the caller.
-    unsafe { writer.finish::<U::Vector>() };
+    writer.finish(simd.vector());
     SCRATCH.set(scratch);
 }
 
@@ -77,6 +74,7 @@ pub fn rows_at_once(gather: &Gather, rows: Range<usize>, row_tiles: usize, most:
 
 /// The matrix unit and what it works on.
 struct Pass<'a, U, const PLANES: usize> {
+    simd: Simd<U>,
     unit: U,
     gather: &'a Gather,
     /// How the input is cut into tiles.
@@ -108,7 +106,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                 for first in (0..run.count).step_by(2) {
                     let columns = 2.min(run.count - first);
                     let from = (first * run.from_step) as isize;
-                    // SAFETY: passed on from the caller; columns lie inside rows, taps inside the input.
+                    // SAFETY: the rows that terms name are the caller's, columns lie inside rows, and there are
+                    // packed weights for each term and block.
                     unsafe {
                         if columns == 2 {
                             self.multiply::<true>(terms, [from, from + run.from_step as isize], weights);
@@ -118,7 +117,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                         for which in 0..columns {
                             let place = Place { row, column: run.start + (first + which) * run.step, block };
                             let halves = [0, 1].map(|half| self.sums[2 * which + half].as_ptr());
-                            self.writer.write::<U>(place, halves);
+                            self.writer.write(self.simd, place, halves);
                         }
                     }
                 }
@@ -136,7 +135,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     unsafe fn multiply<const PAIR: bool>(&mut self, terms: &[TileTerm], columns: [isize; 2], weights: [*const f32; 2]) {
         let blocks = self.read.blocks;
         let unit = &mut self.unit;
-        // SAFETY: passed on from the caller; columns outside the row are read from a tile of zeros.
+        // SAFETY: the caller's rows and weights; columns outside the row are read from a tile of zeros.
         unsafe {
             unit.zero::<0>();
             unit.zero::<1>();
@@ -178,7 +177,7 @@ pub unsafe fn multiply_tiles<U: TileUnit, const PAIR: bool>(
 ) {
     for (index, &(read, weight)) in products.iter().enumerate() {
         let changes = |of: fn(&(usize, usize)) -> usize| index == 0 || of(&products[index - 1]) != of(&products[index]);
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's tiles, as many from each pointer on as the products name.
         unsafe {
             if changes(|product| product.0) {
                 unit.load::<4>(first.add(read * TILE));

@@ -1,19 +1,17 @@
 //! The images as the first convolution reads them: every pixel it writes gets the patch that it sees, so
 //! that a few channels of colour fill the tiles.
 
-use super::{Tile, TileUnit, Vector, store_either};
+use super::{Simd, Tile, TileUnit, Vector, store_either};
 use crate::geometry::Conv2d;
 use crate::kernels::Images;
-use crate::layout::LANE_GROUP;
 use crate::layout::tiles::{HALF, Tiling, stored_tile};
+use crate::layout::{LANE_GROUP, Layout};
 
 /// Stores up to 16 images as patches: channel `(c * kernel + row) * kernel + column` of a pixel is what
 /// that tap of the convolution reads for it.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) {
+pub fn load_images<U: TileUnit, const PLANES: usize>(simd: Simd<U>, images: Images<'_>) {
+    images.check(Layout::Tiles { planes: PLANES }, images.conv.im2col());
     let non_temporal = images.non_temporal();
     let Images { images, conv, group, .. } = images;
     let tiling = Tiling::new(conv.im2col());
@@ -28,45 +26,29 @@ pub unsafe fn load_images<U: TileUnit, const PLANES: usize>(images: Images<'_>) 
                 for (image, by_column) in images.iter().zip(&mut by_column) {
                     gather(image, tiling, (y, first, block), &mut by_tap);
                     for (by_tap, by_column) in by_tap.iter().zip(by_column) {
-                        // SAFETY: two whole tiles.
-                        unsafe { U::Vector::transpose(by_tap.as_ptr(), by_column.as_mut_ptr()) };
+                        U::Vector::transpose(simd.vector(), &by_tap.0, &mut by_column.0);
                     }
                 }
                 for (from, column) in (first..tiling.columns.min(first + LANE_GROUP)).enumerate() {
-                    let tile = &mut row[(column * tiling.blocks + block) * stored_tile(PLANES)..];
+                    let first = (column * tiling.blocks + block) * stored_tile(PLANES);
+                    let tile = &mut row[first..][..stored_tile(PLANES)];
                     for (lane, halves) in by_column.iter().enumerate() {
-                        // SAFETY: a column's values, and an image's place in the tile.
-                        unsafe {
-                            place::<U, PLANES>(halves, from * HALF, tile.as_mut_ptr(), lane * HALF, non_temporal)
-                        };
+                        for part in (0..HALF).step_by(U::Vector::LANES) {
+                            let [low, high] = halves.each_ref().map(|half| half.0[from * HALF..][..HALF].as_ptr());
+                            // SAFETY: a part is a vector of the column's 16 values and of the image's row in the
+                            // tile, which begins a line where stores are non-temporal: rows and tiles are whole lines.
+                            unsafe {
+                                let value = (simd.vector().load(low.add(part)), simd.vector().load(high.add(part)));
+                                let at = lane * HALF + part;
+                                store_either::<U, PLANES>(simd, value, tile.as_mut_ptr(), at, non_temporal);
+                            }
+                        }
                     }
                 }
             }
         }
     }
-    // SAFETY: passed on from the caller.
-    unsafe { U::Vector::fence() };
-}
-
-/// Stores an image's values of both halves.
-///
-/// # Safety
-/// The places lie inside the tiles, and the machine has the unit's instructions.
-#[inline(always)]
-unsafe fn place<U: TileUnit, const PLANES: usize>(
-    halves: &[Tile; 2],
-    from: usize,
-    tile: *mut f32,
-    to: usize,
-    non_temporal: bool,
-) {
-    for part in (0..HALF).step_by(U::Vector::LANES) {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            let [low, high] = halves.each_ref().map(|half| half.as_ptr().wrapping_add(from + part));
-            store_either::<U, PLANES>((U::Vector::load(low), U::Vector::load(high)), tile, to + part, non_temporal);
-        }
-    }
+    U::Vector::fence(simd.vector());
 }
 
 /// What the taps of a block of tiles read of one image for 16 columns of tiles from `first` on, `[tap][column]` of each half.

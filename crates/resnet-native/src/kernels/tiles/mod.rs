@@ -1,9 +1,9 @@
 //! The algorithms of training on [tiles](crate::layout::Layout::Tiles), generic over what multiplies tiles
 //! and over the number of planes that a value is the sum of.
 //!
-//! Every function here is `#[inline(always)]` so that it is compiled inside the `#[target_feature]` function
-//! that calls it (closures are not, so none of them touches a vector), and is unsafe for one reason: the
-//! caller has checked the lengths of the band and runs it on a machine that has the vector's instructions.
+//! Functions that touch a vector are `#[inline(always)]`, so that they are compiled inside the
+//! `#[target_feature]` function that calls them; closures are not, so none of them touches a vector. A kernel
+//! checks the lengths of its band, which its pointers rely on.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers read better, and unroll, by index")]
 
@@ -22,7 +22,7 @@ mod winograd;
 mod writer;
 
 use super::train::Schedule;
-use super::vector::Vector;
+use super::vector::{Simd, Vector};
 use crate::layout::MAX_PLANES;
 use crate::layout::tiles::{HALF, TILE};
 
@@ -39,30 +39,59 @@ pub use weight_gradient::weight_gradient;
 pub const SCHEDULE: Schedule = Schedule { lane_groups: 2, band_pixels: 256, cuts_outputs: false };
 
 /// Eight registers, each a tile of 16 rows of 16 words.
-///
-/// # Safety
-/// Every method needs a machine that has the unit's instructions; pointers are to whole tiles.
-pub trait TileUnit {
-    /// The vectors that go with it.
+pub trait TileUnit: Sized {
+    /// The vectors that go with it, of the same instruction set.
     type Vector: Vector;
 
     /// The unit, ready to use on this thread.
-    unsafe fn new() -> Self;
+    fn new(simd: Simd<Self>) -> Self;
     /// Sets a register to zero.
-    unsafe fn zero<const T: usize>(&mut self);
+    fn zero<const T: usize>(&mut self);
     /// Loads a register.
+    ///
+    /// # Safety
+    /// `from` is valid for reading a tile, of any alignment.
     unsafe fn load<const T: usize>(&mut self, from: *const f32);
     /// Loads a register from rows that are `step` bytes apart.
+    ///
+    /// # Safety
+    /// `from` is valid for reading 16 such rows of 16 words, of any alignment.
     unsafe fn load_rows<const T: usize>(&mut self, from: *const f32, step: usize);
     /// Stores a register.
+    ///
+    /// # Safety
+    /// `to` is valid for writing a tile, of any alignment.
     unsafe fn store<const T: usize>(&mut self, to: *mut f32);
     /// `D[m][n] += sum over i of A[m][i] * B[i][n]`: words of `D` are floats, those of `A` and `B` two
     /// values in bf16 whose products are added.
-    unsafe fn dot<const D: usize, const A: usize, const B: usize>(&mut self);
+    fn dot<const D: usize, const A: usize, const B: usize>(&mut self);
     /// [`Vector::narrow`], by the unit's own instruction where it has one.
-    unsafe fn narrow(low: Self::Vector, high: Self::Vector) -> Self::Vector;
-    /// [`Vector::store_bf16`] for two vectors, the second 16 values after the first; likewise.
-    unsafe fn store_halves(values: [Self::Vector; 2], to: *mut u16);
+    #[inline(always)]
+    fn narrow(_: Simd<Self>, low: Self::Vector, high: Self::Vector) -> Self::Vector {
+        Vector::narrow(low, high)
+    }
+    /// [`Vector::store_bf16`] for two vectors, the second 16 values after the first, by the unit's own instruction
+    /// where it has one.
+    ///
+    /// # Safety
+    /// `to` is valid for writing both.
+    #[inline(always)]
+    unsafe fn store_halves(_: Simd<Self>, values: [Self::Vector; 2], to: *mut u16) {
+        // SAFETY: the caller gives room for a vector at `to` and for one 16 values on.
+        unsafe {
+            values[0].store_bf16(to);
+            values[1].store_bf16(to.add(HALF));
+        }
+    }
+}
+
+impl<U: TileUnit> Simd<U> {
+    /// The proof for the unit's vectors.
+    #[inline(always)]
+    pub fn vector(self) -> Simd<U::Vector> {
+        // SAFETY: a unit's vectors are of its instruction set.
+        unsafe { Simd::new() }
+    }
 }
 
 /// The planes of two factors whose products are added up: those that are not below the last plane's rounding.
@@ -81,44 +110,47 @@ type Pair<V> = (V, V);
 /// Loads part of a row of both halves of a stored tile, from place `at` of each on.
 ///
 /// # Safety
-/// The places lie inside the tile.
+/// `tile` is valid for reading a stored tile, and a vector's lanes from `at` on lie inside a half.
 #[inline(always)]
-unsafe fn load<V: Vector, const PLANES: usize>(tile: *const f32, at: usize) -> Pair<V> {
-    // SAFETY: passed on from the caller.
+unsafe fn load<V: Vector, const PLANES: usize>(simd: Simd<V>, tile: *const f32, at: usize) -> Pair<V> {
+    // SAFETY: the caller's tile has a word for each place; then, with two planes, a pair of bytes for each or,
+    // with three, a second word.
     unsafe {
         match PLANES {
-            1 => V::load(tile.add(at)).widen(),
-            2 => V::load_24(tile.add(at), tile.add(TILE).cast::<u16>().add(at)),
-            _ => (V::load(tile.add(at)), V::load(tile.add(TILE + at))),
+            1 => simd.load(tile.add(at)).widen(),
+            2 => V::load_24(simd, tile.add(at), tile.add(TILE).cast::<u16>().add(at)),
+            _ => (simd.load(tile.add(at)), simd.load(tile.add(TILE + at))),
         }
     }
 }
 
-/// The reverse of [`load`].
+/// Stores part of a row of both halves of a tile, from place `at` of each on.
 ///
 /// # Safety
-/// As for [`load`].
+/// `tile` is valid for writing a stored tile, and a vector's lanes from `at` on lie inside a half.
 #[inline(always)]
-unsafe fn store<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, tile: *mut f32, at: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe { store_either::<U, PLANES>(value, tile, at, false) }
+unsafe fn store<U: TileUnit, const PLANES: usize>(simd: Simd<U>, value: Pair<U::Vector>, tile: *mut f32, at: usize) {
+    // SAFETY: the caller's tile and place, which need no alignment.
+    unsafe { store_either::<U, PLANES>(simd, value, tile, at, false) }
 }
 
-/// [`store`], with non-temporal stores if the output is streamed to.
+/// [`store`], with non-temporal stores if `non_temporal`.
 ///
 /// # Safety
-/// As for [`store`] and [`Vector::store_non_temporal`].
+/// As for [`store`]; if `non_temporal`, the tile begins a line and `at` is a whole number of vectors.
 #[inline(always)]
 unsafe fn store_either<U: TileUnit, const PLANES: usize>(
+    simd: Simd<U>,
     value: Pair<U::Vector>,
     tile: *mut f32,
     at: usize,
     non_temporal: bool,
 ) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller's tile has a word for each place; then, with two planes, a pair of bytes for each or,
+    // with three, a second word.
     unsafe {
         match PLANES {
-            1 => U::narrow(value.0, value.1).store_either(tile.add(at), non_temporal),
+            1 => U::narrow(simd, value.0, value.1).store_either(tile.add(at), non_temporal),
             2 => U::Vector::store_24(value, tile.add(at), tile.add(TILE).cast::<u16>().add(at), non_temporal),
             _ => {
                 value.0.store_either(tile.add(at), non_temporal);
@@ -133,35 +165,28 @@ unsafe fn store_either<U: TileUnit, const PLANES: usize>(
 /// # Safety
 /// `to` is valid for a vector in each plane of the tile.
 #[inline(always)]
-unsafe fn store_planes<U: TileUnit, const PLANES: usize>(value: Pair<U::Vector>, to: *mut f32) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        if PLANES == 1 {
-            return U::narrow(value.0, value.1).store(to);
-        }
-        let (low, high) = (planes::<_, PLANES>(value.0), planes::<_, PLANES>(value.1));
-        for plane in 0..PLANES {
-            U::Vector::zip_high(low[plane], high[plane]).store(to.add(plane * TILE));
-        }
+unsafe fn store_planes<U: TileUnit, const PLANES: usize>(simd: Simd<U>, value: Pair<U::Vector>, to: *mut f32) {
+    if PLANES == 1 {
+        // SAFETY: the caller gives room for the only plane.
+        return unsafe { U::narrow(simd, value.0, value.1).store(to) };
+    }
+    let (low, high) = (planes::<_, PLANES>(value.0), planes::<_, PLANES>(value.1));
+    for plane in 0..PLANES {
+        // SAFETY: the caller gives room in each plane.
+        unsafe { U::Vector::zip_high(low[plane], high[plane]).store(to.add(plane * TILE)) };
     }
 }
 
 /// The planes of values, more than one, as floats.
-///
-/// # Safety
-/// The machine has the vector's instructions.
 #[inline(always)]
-unsafe fn planes<V: Vector, const PLANES: usize>(value: V) -> [V; PLANES] {
+fn planes<V: Vector, const PLANES: usize>(value: V) -> [V; PLANES] {
     let mut planes = [value; PLANES];
-    // SAFETY: passed on from the caller.
-    unsafe {
-        for plane in 1..PLANES {
-            (planes[plane - 1], planes[plane]) = planes[plane - 1].split_bf16();
-        }
-        // What two planes leave of single precision is seven bits at most: the third takes them as they are.
-        if PLANES < MAX_PLANES {
-            planes[PLANES - 1] = planes[PLANES - 1].split_bf16().0;
-        }
+    for plane in 1..PLANES {
+        (planes[plane - 1], planes[plane]) = planes[plane - 1].split_bf16();
+    }
+    // What two planes leave of single precision is seven bits at most: the third takes them as they are.
+    if PLANES < MAX_PLANES {
+        planes[PLANES - 1] = planes[PLANES - 1].split_bf16().0;
     }
     planes
 }

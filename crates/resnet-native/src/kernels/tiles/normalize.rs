@@ -1,43 +1,43 @@
 //! Batch norm's passes over tiles, with the shortcut and the ReLU taken along.
 
 use super::channels::{PaddedGate, PerChannel, TileGate};
-use super::{Pair, TileUnit, Vector, load, store};
+use super::{Pair, Simd, TileUnit, Vector, load, store};
 use crate::kernels::{Normalize, NormalizeReduce, Reduction};
+use crate::layout::Layout;
 use crate::layout::tiles::{HALF, TILE, Tiling, stored_tile};
 
 /// `output = relu(scale * input + shift + residual)`.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
+pub fn normalize<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: Normalize<'_>) {
+    band.check(Layout::Tiles { planes: PLANES });
+    let vector = simd.vector();
     let tiling = Tiling::new(band.shape);
     let (scale, shift) = (PerChannel::new(band.scale, tiling), PerChannel::new(band.shift, tiling));
     for (index, tile) in (0..band.input.len()).step_by(stored_tile(PLANES)).enumerate() {
         let (block, halves) = (index % tiling.blocks, tiling.halves(index / tiling.blocks % tiling.columns));
         for part in (0..HALF).step_by(U::Vector::LANES) {
-            // SAFETY: tiles lie inside all slices, which are of one length.
+            let scale: Pair<U::Vector> = scale.load(vector, block, part);
+            let shift: Pair<U::Vector> = shift.load(vector, block, part);
+            // SAFETY: the tile lies inside the input, and all tensors are of its length, whole rows of tiles.
             unsafe {
-                let scale: Pair<U::Vector> = scale.load(block, part);
-                let shift: Pair<U::Vector> = shift.load(block, part);
                 for at in (part..band.images * HALF).step_by(HALF) {
-                    let (low, high) = load::<U::Vector, PLANES>(band.input.as_ptr().add(tile), at);
+                    let (low, high) = load::<U::Vector, PLANES>(vector, band.input.as_ptr().add(tile), at);
                     let mut value = (low.mul_add(scale.0, shift.0), high.mul_add(scale.1, shift.1));
                     if let Some(residual) = band.residual {
-                        let (low, high) = load::<U::Vector, PLANES>(residual.as_ptr().add(tile), at);
+                        let (low, high) = load::<U::Vector, PLANES>(vector, residual.as_ptr().add(tile), at);
                         value = (value.0.add(low), value.1.add(high));
                     }
                     if band.relu {
                         value = (value.0.relu(), value.1.relu());
                     }
                     if halves == 1 {
-                        value.1 = U::Vector::splat(0.0);
+                        value.1 = vector.zero();
                     }
-                    store::<U, PLANES>(value, band.output.as_mut_ptr().add(tile), at);
+                    store::<U, PLANES>(simd, value, band.output.as_mut_ptr().add(tile), at);
                 }
                 for at in (band.images * HALF + part..TILE).step_by(HALF) {
-                    let nothing = (U::Vector::splat(0.0), U::Vector::splat(0.0));
-                    store::<U, PLANES>(nothing, band.output.as_mut_ptr().add(tile), at);
+                    let nothing = (vector.zero(), vector.zero());
+                    store::<U, PLANES>(simd, nothing, band.output.as_mut_ptr().add(tile), at);
                 }
             }
         }
@@ -48,11 +48,10 @@ pub unsafe fn normalize<U: TileUnit, const PLANES: usize>(band: Normalize<'_>) {
 const TILES_PER_FLUSH: usize = 16;
 
 /// Masks the gradient with respect to the ReLU and sums it, alone and times the normalised input.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: NormalizeReduce<'_>) {
+pub fn normalize_reduce<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: NormalizeReduce<'_>) {
+    band.check(Layout::Tiles { planes: PLANES });
+    let vector = simd.vector();
     let tiling = Tiling::new(band.shape);
     let Reduction { gate, input, mean, inv_std, sums: totals } = band.reduction;
     let (mean, inv_std) = (PerChannel::new(mean, tiling), PerChannel::new(inv_std, tiling));
@@ -62,22 +61,20 @@ pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: Normalize
     for first in (0..columns).step_by(TILES_PER_FLUSH) {
         for block in 0..tiling.blocks {
             for part in (0..HALF).step_by(U::Vector::LANES) {
-                // SAFETY: tiles lie inside all slices, which are of one length.
-                let sums = unsafe {
-                    let values = [mean.load(block, part), inv_std.load(block, part)];
-                    let gate = gate.load(block, part);
-                    let mut sums = [[U::Vector::splat(0.0); 2]; 2];
-                    for column in first..columns.min(first + TILES_PER_FLUSH) {
-                        let tile = (column * tiling.blocks + block) * stored_tile(PLANES);
+                let values = [mean.load(vector, block, part), inv_std.load(vector, block, part)];
+                let gate = gate.load(vector, block, part);
+                let mut sums = [[vector.zero(); 2]; 2];
+                for column in first..columns.min(first + TILES_PER_FLUSH) {
+                    let tile = (column * tiling.blocks + block) * stored_tile(PLANES);
+                    // SAFETY: the tile lies inside the input, and all tensors are of its length.
+                    unsafe {
                         let tensors = (gradient.add(tile), input.as_ptr().add(tile));
-                        reduce::<U, PLANES>(tensors, (tile, part), values, gate, &mut sums);
+                        reduce::<U, PLANES>(simd, tensors, (tile, part), values, gate, &mut sums);
                     }
-                    sums
-                };
+                }
                 for (half, sums) in sums.iter().enumerate() {
                     let channel = block * 2 * HALF + if tiling.pixels == 2 { 0 } else { half * HALF } + part;
-                    // SAFETY: passed on from the caller.
-                    unsafe { move_on(sums, totals, channel) };
+                    move_on(sums, totals, channel);
                 }
             }
         }
@@ -90,18 +87,20 @@ pub unsafe fn normalize_reduce<U: TileUnit, const PLANES: usize>(band: Normalize
 /// `gradient` and `input` are tiles, the first the one at `tile`, and `part` lies inside them.
 #[inline(always)]
 unsafe fn reduce<U: TileUnit, const PLANES: usize>(
+    simd: Simd<U>,
     (gradient, input): (*mut f32, *const f32),
     (tile, part): (usize, usize),
     [mean, inv_std]: [Pair<U::Vector>; 2],
     gate: TileGate<U::Vector>,
     sums: &mut [[U::Vector; 2]; 2],
 ) {
+    let vector = simd.vector();
     for at in (part..TILE).step_by(HALF) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's tiles, of which `at` goes through the rows of a half.
         unsafe {
-            let y = load::<U::Vector, PLANES>(input, at);
-            let (low, high) = gate.mask::<PLANES>(load::<U::Vector, PLANES>(gradient, at), y, tile, at);
-            store::<U, PLANES>((low, high), gradient, at);
+            let y = load::<U::Vector, PLANES>(vector, input, at);
+            let (low, high) = gate.mask::<PLANES>(vector, load::<U::Vector, PLANES>(vector, gradient, at), y, tile, at);
+            store::<U, PLANES>(simd, (low, high), gradient, at);
             sums[0][0] = sums[0][0].add(low);
             sums[0][1] = low.mul_add(y.0.sub(mean.0).mul(inv_std.0), sums[0][1]);
             sums[1][0] = sums[1][0].add(high);
@@ -111,11 +110,8 @@ unsafe fn reduce<U: TileUnit, const PLANES: usize>(
 }
 
 /// Adds vectors of sums to `[channel][2]` from `channel` on; channels that do not exist are dropped.
-///
-/// # Safety
-/// The machine has the vector's instructions.
 #[inline(always)]
-unsafe fn move_on<V: Vector>(sums: &[V; 2], totals: &mut [f64], channel: usize) {
+fn move_on<V: Vector>(sums: &[V; 2], totals: &mut [f64], channel: usize) {
     for (which, sum) in sums.iter().enumerate() {
         let mut lanes = [0.0f32; HALF];
         // SAFETY: a vector has at most as many lanes as half a tile.

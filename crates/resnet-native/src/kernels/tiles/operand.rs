@@ -1,7 +1,7 @@
 //! The values that a convolution reads, tile by tile: as they are stored, or recomputed on load.
 
 use super::channels::{PaddedAffine, PerChannel};
-use super::{Pair, Vector, load};
+use super::{Pair, Simd, Vector, load};
 use crate::kernels::Source;
 use crate::layout::LANE_GROUP;
 use crate::layout::tiles::{Tiling, stored_tile};
@@ -83,17 +83,26 @@ impl<'a> Values<'a> {
     /// # Safety
     /// The part exists.
     #[inline(always)]
-    pub unsafe fn visit<V: Vector, const PLANES: usize>(&self, part: Part, visitor: impl Visitor<V, PLANES>) {
+    pub unsafe fn visit<V: Vector, const PLANES: usize>(
+        &self,
+        simd: Simd<V>,
+        part: Part,
+        visitor: impl Visitor<V, PLANES>,
+    ) {
         let (block, channel) = (part.tile % self.tiling.blocks, part.channel);
         let tile = (part.row * self.tiling.row_tiles() + part.tile) * stored_tile(PLANES);
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's part exists.
         unsafe {
             match &self.arithmetic {
-                Arithmetic::Nothing => visitor.visit(tile, channel, AsStored),
-                Arithmetic::Normalize(affine) => visitor.visit(tile, channel, Normalize(affine.load(block, channel))),
-                Arithmetic::NormGradient([a, b, c]) => {
-                    let factors = [a.load(block, channel), b.load(block, channel), c.load(block, channel)];
-                    visitor.visit(tile, channel, Gradient(factors));
+                Arithmetic::Nothing => visitor.visit(tile, channel, AsStored(simd)),
+                Arithmetic::Normalize(affine) => {
+                    visitor.visit(tile, channel, Normalize(simd, affine.load(simd, block, channel)));
+                }
+                Arithmetic::NormGradient(factors) => {
+                    let [a, b, c] = factors;
+                    let factors =
+                        [a.load(simd, block, channel), b.load(simd, block, channel), c.load(simd, block, channel)];
+                    visitor.visit(tile, channel, Gradient(simd, factors));
                 }
             }
         }
@@ -105,49 +114,45 @@ pub trait Steps<V: Vector>: Copy {
     /// The values of both halves, from place `at` on of a tile of each of the [tensors](Values::tensors).
     ///
     /// # Safety
-    /// The places lie inside the tiles.
+    /// From the tensors' pointers on there are tiles, and a vector's lanes from `at` on lie inside a half.
     unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32, at: usize) -> Pair<V>;
 }
 
 #[derive(Clone, Copy)]
-struct AsStored;
+struct AsStored<V>(Simd<V>);
 
 /// Scale and shift, then the ReLU.
 #[derive(Clone, Copy)]
-struct Normalize<V>([Pair<V>; 2]);
+struct Normalize<V>(Simd<V>, [Pair<V>; 2]);
 
 /// `a`, `b` and `c`.
 #[derive(Clone, Copy)]
-struct Gradient<V>([Pair<V>; 3]);
+struct Gradient<V>(Simd<V>, [Pair<V>; 3]);
 
-impl<V: Vector> Steps<V> for AsStored {
+impl<V: Vector> Steps<V> for AsStored<V> {
     #[inline(always)]
     unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32, at: usize) -> Pair<V> {
-        // SAFETY: passed on from the caller.
-        unsafe { load::<V, PLANES>(first, at) }
+        // SAFETY: the caller gives a tile and a place in it.
+        unsafe { load::<V, PLANES>(self.0, first, at) }
     }
 }
 
 impl<V: Vector> Steps<V> for Normalize<V> {
     #[inline(always)]
     unsafe fn image<const PLANES: usize>(&self, first: *const f32, _: *const f32, at: usize) -> Pair<V> {
-        let Self([scale, shift]) = *self;
-        // SAFETY: passed on from the caller.
-        unsafe {
-            let y = load::<V, PLANES>(first, at);
-            (y.0.mul_add(scale.0, shift.0).relu(), y.1.mul_add(scale.1, shift.1).relu())
-        }
+        let Self(simd, [scale, shift]) = *self;
+        // SAFETY: the caller gives a tile and a place in it.
+        let y = unsafe { load::<V, PLANES>(simd, first, at) };
+        (y.0.mul_add(scale.0, shift.0).relu(), y.1.mul_add(scale.1, shift.1).relu())
     }
 }
 
 impl<V: Vector> Steps<V> for Gradient<V> {
     #[inline(always)]
     unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32, at: usize) -> Pair<V> {
-        let Self([a, b, c]) = *self;
-        // SAFETY: passed on from the caller.
-        unsafe {
-            let (g, y) = (load::<V, PLANES>(first, at), load::<V, PLANES>(second, at));
-            (g.0.mul_add(a.0, y.0.mul_add(b.0, c.0)), g.1.mul_add(a.1, y.1.mul_add(b.1, c.1)))
-        }
+        let Self(simd, [a, b, c]) = *self;
+        // SAFETY: the caller gives two tiles and a place in them.
+        let (g, y) = unsafe { (load::<V, PLANES>(simd, first, at), load::<V, PLANES>(simd, second, at)) };
+        (g.0.mul_add(a.0, y.0.mul_add(b.0, c.0)), g.1.mul_add(a.1, y.1.mul_add(b.1, c.1)))
     }
 }

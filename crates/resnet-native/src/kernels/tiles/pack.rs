@@ -1,6 +1,6 @@
 //! Weights in the form that multiplies tiles: 16 rows of pairs of values read by 16 channels written.
 
-use super::{Tile, TileUnit, Vector, store_planes, winograd};
+use super::{Simd, Tile, TileUnit, Vector, store_planes, winograd};
 use crate::geometry::{Conv2d, Direction};
 use crate::kernels::Pack;
 use crate::layout::gather::Gather;
@@ -20,14 +20,11 @@ pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
 }
 
 /// Packs `[out][in][row][column]`.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn pack<U: TileUnit, const PLANES: usize>(weights: Pack<'_>) {
+pub fn pack<U: TileUnit, const PLANES: usize>(simd: Simd<U>, weights: Pack<'_>) {
+    weights.check(packed_len(weights.gather, PLANES));
     if winograd::fits(&weights.gather.conv, PLANES) {
-        // SAFETY: passed on from the caller.
-        return unsafe { winograd::pack::<U, PLANES>(weights) };
+        return winograd::pack::<U, PLANES>(simd, weights);
     }
     let Pack { gather, weights, packed } = weights;
     let blocks = Tiling::new(gather.from).blocks;
@@ -38,11 +35,11 @@ pub unsafe fn pack<U: TileUnit, const PLANES: usize>(weights: Pack<'_>) {
         let (row, chunk) = (rest % kernel, rest / kernel);
         let halves = [0, 1].map(|half| half_tile(gather, weights, (chunk, block, half), row, way[half]));
         for at in (0..TILE).step_by(U::Vector::LANES) {
-            // SAFETY: passed on from the caller; there is a tile for each plane.
+            // SAFETY: `at` is a vector of a tile, and there is a tile for each plane.
             unsafe {
                 let (low, high) = (halves[0].as_ptr().add(at), halves[1].as_ptr().add(at));
-                let values = (U::Vector::load(low), U::Vector::load(high));
-                store_planes::<U, PLANES>(values, tiles.as_mut_ptr().add(at));
+                let values = (simd.vector().load(low), simd.vector().load(high));
+                store_planes::<U, PLANES>(simd, values, tiles.as_mut_ptr().add(at));
             }
         }
     }

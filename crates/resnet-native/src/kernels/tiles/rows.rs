@@ -1,11 +1,10 @@
 //! The rows that a convolution reads, in planes: where they are stored, or worked out and kept for as long as
 //! they are needed.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::operand::{Part, Steps, Values, Visitor};
-use super::{Tile, TileUnit, Vector, store_planes};
+use super::{Simd, Tile, TileUnit, Vector, store_planes};
 use crate::layout::tiles::{HALF, TILE, Tiling};
 use resnet_graph::Shape;
 
@@ -64,7 +63,7 @@ impl<'a, const PLANES: usize> Rows<'a, PLANES> {
     /// # Safety
     /// The row lies inside the source, which is of this shape.
     #[inline(always)]
-    pub unsafe fn prepare<U: TileUnit>(&mut self, y: usize) {
+    pub unsafe fn prepare<U: TileUnit>(&mut self, simd: Simd<U>, y: usize) {
         if self.ring.is_empty() {
             return;
         }
@@ -75,9 +74,9 @@ impl<'a, const PLANES: usize> Rows<'a, PLANES> {
             let planes = &mut self.ring[first..first + PLANES];
             for channel in (0..HALF).step_by(U::Vector::LANES) {
                 let to = planes.as_mut_ptr().cast::<f32>().wrapping_add(channel);
-                let copy = Copy::<U> { tensors: self.values.tensors(), used, to, unit: PhantomData };
-                // SAFETY: the tile lies inside the source and its planes inside the ring.
-                unsafe { self.values.visit::<U::Vector, PLANES>(Part { row: y, tile: index, channel }, copy) };
+                let copy = Copy::<U> { tensors: self.values.tensors(), used, to, simd };
+                // SAFETY: the tile is one of the caller's row, and `to` one for each plane.
+                unsafe { self.values.visit::<_, PLANES>(simd.vector(), Part { row: y, tile: index, channel }, copy) };
             }
             for plane in planes {
                 plane.0[used..].fill(0.0);
@@ -95,7 +94,7 @@ struct Copy<U> {
     /// Words of the tile that belong to images.
     used: usize,
     to: *mut f32,
-    unit: PhantomData<U>,
+    simd: Simd<U>,
 }
 
 impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Copy<U> {
@@ -103,10 +102,10 @@ impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Copy<U> {
     unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
         let [first, second] = self.tensors.map(|tensor| tensor.wrapping_add(tile));
         for image in (0..self.used).step_by(HALF) {
-            // SAFETY: passed on from the caller; `to` has room for the tile's planes.
+            // SAFETY: the caller's part exists, and `to` has room for every plane of it.
             unsafe {
                 let value = steps.image::<PLANES>(first, second, at + image);
-                store_planes::<U, PLANES>(value, self.to.add(image));
+                store_planes::<U, PLANES>(self.simd, value, self.to.add(image));
             }
         }
     }

@@ -1,62 +1,49 @@
 //! Option A shortcut and average pooling on tiles, a pixel at a time.
 
-use super::{TileUnit, Vector, load, store};
+use super::{Simd, TileUnit, Vector, load, store};
 use crate::kernels::{AvgPool, PadShortcut};
-use crate::layout::LANE_GROUP;
 use crate::layout::tiles::{HALF, Tiling, stored_tile};
+use crate::layout::{LANE_GROUP, Layout};
 
 /// Keeps every `stride`-th pixel and puts zero channels on both sides.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn pad_shortcut<U: TileUnit, const PLANES: usize>(group: PadShortcut<'_>) {
+pub fn pad_shortcut<U: TileUnit, const PLANES: usize>(simd: Simd<U>, group: PadShortcut<'_>) {
+    group.check(Layout::Tiles { planes: PLANES });
     let (narrow, wide) = (Tiling::new(group.narrow), Tiling::new(group.wide));
     let first = group.first_channel();
     let mut values = Channels::new(wide.chunks().max(narrow.chunks() + 1 + first / HALF));
     group.output.fill(0.0);
     for (kept, pixel) in group.kept_pixels() {
-        // SAFETY: pixels lie inside their groups, and the values have room for either's channels.
-        unsafe {
-            Pixel::<PLANES>::new(narrow, kept).read::<U::Vector>(group.input, &mut values, first);
-            Pixel::<PLANES>::new(wide, pixel).write::<U>(group.output, &values, 0);
-        }
+        Pixel::<PLANES>::new(narrow, kept).read(simd.vector(), group.input, &mut values, first);
+        Pixel::<PLANES>::new(wide, pixel).write(simd, group.output, &values, 0);
     }
 }
 
 /// The reverse of [`pad_shortcut`]: what was dropped gets no gradient.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn pad_shortcut_backward<U: TileUnit, const PLANES: usize>(group: PadShortcut<'_>) {
+pub fn pad_shortcut_backward<U: TileUnit, const PLANES: usize>(simd: Simd<U>, group: PadShortcut<'_>) {
+    group.check(Layout::Tiles { planes: PLANES });
     let (narrow, wide) = (Tiling::new(group.narrow), Tiling::new(group.wide));
     let first = group.first_channel();
     let mut values = Channels::new(wide.chunks().max(narrow.chunks() + 1 + first / HALF));
     group.output.fill(0.0);
     for (kept, pixel) in group.kept_pixels() {
-        // SAFETY: as in `pad_shortcut`.
-        unsafe {
-            Pixel::<PLANES>::new(wide, pixel).read::<U::Vector>(group.input, &mut values, 0);
-            values.clear_from(first + group.narrow.channels);
-            Pixel::<PLANES>::new(narrow, kept).write::<U>(group.output, &values, first);
-        }
+        Pixel::<PLANES>::new(wide, pixel).read(simd.vector(), group.input, &mut values, 0);
+        values.clear_from(first + group.narrow.channels);
+        Pixel::<PLANES>::new(narrow, kept).write(simd, group.output, &values, first);
     }
 }
 
 /// Mean over pixels, in single precision: `[channel][image]`.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn avg_pool<U: TileUnit, const PLANES: usize>(group: AvgPool<'_>) {
+pub fn avg_pool<U: TileUnit, const PLANES: usize>(simd: Simd<U>, group: AvgPool<'_>) {
+    group.check(Layout::Tiles { planes: PLANES });
     let tiling = Tiling::new(group.shape);
     let pixels = group.shape.height * group.shape.width;
     let mut values = Channels::new(tiling.chunks());
     let mut totals = Channels::new(tiling.chunks());
     for pixel in 0..pixels {
-        // SAFETY: the pixel lies inside the group.
-        unsafe { Pixel::<PLANES>::new(tiling, pixel).read::<U::Vector>(group.input, &mut values, 0) };
+        Pixel::<PLANES>::new(tiling, pixel).read(simd.vector(), group.input, &mut values, 0);
         totals.values.iter_mut().zip(&values.values).for_each(|(total, value)| *total += value);
     }
     for (image, totals) in totals.values.chunks_exact(totals.count).enumerate() {
@@ -67,11 +54,9 @@ pub unsafe fn avg_pool<U: TileUnit, const PLANES: usize>(group: AvgPool<'_>) {
 }
 
 /// Every pixel gets its share of the mean's gradient.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn avg_pool_backward<U: TileUnit, const PLANES: usize>(group: AvgPool<'_>) {
+pub fn avg_pool_backward<U: TileUnit, const PLANES: usize>(simd: Simd<U>, group: AvgPool<'_>) {
+    group.check(Layout::Tiles { planes: PLANES });
     let tiling = Tiling::new(group.shape);
     let pixels = group.shape.height * group.shape.width;
     let mut values = Channels::new(tiling.chunks());
@@ -82,8 +67,7 @@ pub unsafe fn avg_pool_backward<U: TileUnit, const PLANES: usize>(group: AvgPool
     }
     group.output.fill(0.0);
     for pixel in 0..pixels {
-        // SAFETY: the pixel lies inside the group.
-        unsafe { Pixel::<PLANES>::new(tiling, pixel).write::<U>(group.output, &values, 0) };
+        Pixel::<PLANES>::new(tiling, pixel).write(simd, group.output, &values, 0);
     }
 }
 
@@ -122,20 +106,18 @@ impl<const PLANES: usize> Pixel<PLANES> {
     }
 
     /// Reads all channels of all images, filled up to whole chunks, to the places from `first` on.
-    ///
-    /// # Safety
-    /// The pixel lies inside the group, and there is room for the channels.
     #[inline(always)]
-    unsafe fn read<V: Vector>(&self, group: &[f32], values: &mut Channels, first: usize) {
+    fn read<V: Vector>(&self, simd: Simd<V>, group: &[f32], values: &mut Channels, first: usize) {
         for image in 0..LANE_GROUP {
             for block in 0..self.tiling.blocks {
-                let tile = group.as_ptr().wrapping_add(self.tile + block * stored_tile(PLANES));
+                let tile = &group[self.tile + block * stored_tile(PLANES)..][..stored_tile(PLANES)];
                 let to = image * values.count + first + block * 2 * HALF;
+                let to = &mut values.values[to..][..2 * HALF / self.tiling.pixels];
                 for part in (0..HALF).step_by(V::LANES) {
-                    // SAFETY: passed on from the caller.
+                    // SAFETY: a part is a vector of the image's row in the tile, and of the 16 values of each chunk.
                     unsafe {
-                        let (low, high) = load::<V, PLANES>(tile, image * HALF + part);
-                        let to = values.values.as_mut_ptr().add(to + part);
+                        let (low, high) = load::<V, PLANES>(simd, tile.as_ptr(), image * HALF + part);
+                        let to = to.as_mut_ptr().add(part);
                         if self.tiling.pixels == 1 {
                             low.store(to);
                             high.store(to.add(HALF));
@@ -150,28 +132,25 @@ impl<const PLANES: usize> Pixel<PLANES> {
 
     /// Writes all channels of all images from the places from `first` on; leaves the other half of a tile of two
     /// pixels as it is.
-    ///
-    /// # Safety
-    /// As [`read`](Self::read).
     #[inline(always)]
-    unsafe fn write<U: TileUnit>(&self, group: &mut [f32], values: &Channels, first: usize) {
+    fn write<U: TileUnit>(&self, simd: Simd<U>, group: &mut [f32], values: &Channels, first: usize) {
         for image in 0..LANE_GROUP {
             for block in 0..self.tiling.blocks {
-                let tile = group.as_mut_ptr().wrapping_add(self.tile + block * stored_tile(PLANES));
+                let tile = &mut group[self.tile + block * stored_tile(PLANES)..][..stored_tile(PLANES)];
                 let from = image * values.count + first + block * 2 * HALF;
+                let from = &values.values[from..][..2 * HALF / self.tiling.pixels];
                 for part in (0..HALF).step_by(U::Vector::LANES) {
-                    // SAFETY: passed on from the caller.
+                    // SAFETY: a part is a vector of the image's row in the tile, and of the 16 values of each chunk.
                     unsafe {
                         let to = image * HALF + part;
-                        let from = values.values.as_ptr().add(from + part);
-                        let value = U::Vector::load(from);
+                        let value = simd.vector().load(from.as_ptr().add(part));
                         let halves = if self.tiling.pixels == 1 {
-                            (value, U::Vector::load(from.add(HALF)))
+                            (value, simd.vector().load(from.as_ptr().add(HALF + part)))
                         } else {
-                            let (low, high) = load::<U::Vector, PLANES>(tile, to);
+                            let (low, high) = load::<U::Vector, PLANES>(simd.vector(), tile.as_ptr(), to);
                             if self.half == 0 { (value, high) } else { (low, value) }
                         };
-                        store::<U, PLANES>(halves, tile, to);
+                        store::<U, PLANES>(simd, halves, tile.as_mut_ptr(), to);
                     }
                 }
             }

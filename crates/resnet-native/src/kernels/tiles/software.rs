@@ -1,7 +1,7 @@
 //! Tiles without a matrix unit: the same results, at the speed of the machine's vectors.
 
 use super::{Tile, TileUnit};
-use crate::kernels::vector::Vector;
+use crate::kernels::vector::{Simd, Vector};
 use crate::layout::LANE_GROUP;
 use crate::layout::numbers::widen;
 use crate::layout::tiles::HALF;
@@ -9,19 +9,19 @@ use crate::layout::tiles::HALF;
 /// Tile registers in memory.
 pub struct Software<V> {
     registers: [Tile; 8],
-    vector: std::marker::PhantomData<V>,
+    simd: Simd<V>,
 }
 
 impl<V: Vector> TileUnit for Software<V> {
     type Vector = V;
 
     #[inline(always)]
-    unsafe fn new() -> Self {
-        Self { registers: [Tile::ZERO; 8], vector: std::marker::PhantomData }
+    fn new(simd: Simd<Self>) -> Self {
+        Self { registers: [Tile::ZERO; 8], simd: simd.vector() }
     }
 
     #[inline(always)]
-    unsafe fn zero<const T: usize>(&mut self) {
+    fn zero<const T: usize>(&mut self) {
         self.registers[T] = Tile::ZERO;
     }
 
@@ -46,39 +46,24 @@ impl<V: Vector> TileUnit for Software<V> {
     }
 
     #[inline(always)]
-    unsafe fn dot<const D: usize, const A: usize, const B: usize>(&mut self) {
+    fn dot<const D: usize, const A: usize, const B: usize>(&mut self) {
         let (a, b) = (self.registers[A], self.registers[B]);
         let sums = self.registers[D].as_mut_ptr();
         for part in (0..HALF).step_by(V::LANES) {
             for row in 0..LANE_GROUP {
-                // SAFETY: all indices lie inside a tile.
+                // SAFETY: rows of tiles are 16 words, of which a part is a vector.
                 unsafe {
                     let sum = sums.add(row * HALF + part);
-                    let mut total = V::load(sum);
+                    let mut total = self.simd.load(sum);
                     for i in 0..HALF {
                         let [low, high] = widen(a.0[row * HALF + i]);
-                        let (b_low, b_high) = V::load(b.as_ptr().add(i * HALF + part)).widen();
-                        total = b_low.mul_add(V::splat(low), total);
-                        total = b_high.mul_add(V::splat(high), total);
+                        let (b_low, b_high) = self.simd.load(b.as_ptr().add(i * HALF + part)).widen();
+                        total = b_low.mul_add(self.simd.splat(low), total);
+                        total = b_high.mul_add(self.simd.splat(high), total);
                     }
                     total.store(sum);
                 }
             }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn narrow(low: V, high: V) -> V {
-        // SAFETY: passed on from the caller.
-        unsafe { V::narrow(low, high) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_halves(values: [V; 2], to: *mut u16) {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            values[0].store_bf16(to);
-            values[1].store_bf16(to.add(HALF));
         }
     }
 }

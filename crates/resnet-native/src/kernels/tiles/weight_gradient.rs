@@ -2,16 +2,15 @@
 //! two groups at a time. The output's gradient needs its groups put side by side, the input that and a
 //! transposition; rows of both are kept so for as long as they are needed.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::operand::{Part, Steps, Values, Visitor};
 use super::rows::row_steps;
-use super::{Pair, SCRATCH, Tile, TileUnit, Vector, ZERO, plane_products, store_planes};
+use super::{Pair, SCRATCH, Simd, Tile, TileUnit, Vector, ZERO, gradient_len, plane_products, store_planes};
 use crate::geometry::Conv2d;
 use crate::kernels::{Source, WeightGradientBand};
 use crate::layout::tiles::{HALF, TILE, Tiling};
-use crate::layout::{LANE_GROUP, MAX_PLANES};
+use crate::layout::{LANE_GROUP, Layout, MAX_PLANES};
 use resnet_graph::Shape;
 
 /// Columns of pixels, over whole rows, that the sums stay in registers for.
@@ -21,11 +20,9 @@ const COLUMNS: usize = 32;
 const WINDOW: usize = 3;
 
 /// Computes a band.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn weight_gradient<U: TileUnit, const PLANES: usize>(band: WeightGradientBand<'_>) {
+pub fn weight_gradient<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: WeightGradientBand<'_>) {
+    band.check(Layout::Tiles { planes: PLANES }, super::SCHEDULE, gradient_len(band.conv));
     let (vertical, horizontal) = (band.conv.vertical, band.conv.horizontal);
     let (input, output) = (Tiling::new(band.conv.input()), Tiling::new(band.conv.output()));
     let rows_at_once = (COLUMNS / horizontal.output).clamp(1, band.rows.len());
@@ -39,8 +36,8 @@ pub unsafe fn weight_gradient<U: TileUnit, const PLANES: usize>(band: WeightGrad
     scratch.resize(scratch.len().max(inputs_len + outputs_len), Tile::ZERO);
     let (inputs, outputs) = scratch.split_at_mut(inputs_len);
     let mut pass = Pass::<U, PLANES> {
-        // SAFETY: passed on from the caller.
-        unit: unsafe { U::new() },
+        simd,
+        unit: U::new(simd),
         conv: band.conv,
         input_values: values(band.inputs, band.conv.input()),
         gradient_values: values(band.output_gradients, band.conv.output()),
@@ -51,7 +48,7 @@ pub unsafe fn weight_gradient<U: TileUnit, const PLANES: usize>(band: WeightGrad
         outputs,
     };
     for (read, rows) in row_steps(band.rows, rows_at_once, |rows| band.conv.rows_read(rows)) {
-        // SAFETY: rows lie inside the band's tensors; scratch has room for them.
+        // SAFETY: rows lie inside the band's tensors, scratch has room for them, and the gradient for all weights.
         unsafe {
             for row in read {
                 pass.prepare_input(row);
@@ -72,6 +69,7 @@ fn values<'a>(groups: &[Source<'a>], shape: Shape) -> Vec<Values<'a>> {
 }
 
 struct Pass<'a, U, const PLANES: usize> {
+    simd: Simd<U>,
     unit: U,
     conv: &'a Conv2d,
     /// The input in each group.
@@ -94,14 +92,20 @@ struct Pass<'a, U, const PLANES: usize> {
 /// # Safety
 /// The tile exists, and so do the planes.
 #[inline(always)]
-unsafe fn zip<U: TileUnit, const PLANES: usize>(groups: &[Values<'_>], row: usize, tile: usize, halves: [*mut f32; 2]) {
+unsafe fn zip<U: TileUnit, const PLANES: usize>(
+    simd: Simd<U>,
+    groups: &[Values<'_>],
+    row: usize,
+    tile: usize,
+    halves: [*mut f32; 2],
+) {
     let second = &groups[groups.len() - 1];
     let images = [groups[0].images, if groups.len() == 2 { second.images } else { 0 }];
     for channel in (0..HALF).step_by(U::Vector::LANES) {
         let halves = halves.map(|half| half.wrapping_add(channel));
-        let zip = Zip::<U> { groups: [groups[0].tensors(), second.tensors()], images, halves, unit: PhantomData };
-        // SAFETY: passed on from the caller.
-        unsafe { groups[0].visit::<U::Vector, PLANES>(Part { row, tile, channel }, zip) };
+        let zip = Zip { groups: [groups[0].tensors(), second.tensors()], images, halves, simd };
+        // SAFETY: the caller's tile exists in both groups, and the halves have room for every plane.
+        unsafe { groups[0].visit::<_, PLANES>(simd.vector(), Part { row, tile, channel }, zip) };
     }
 }
 
@@ -111,7 +115,7 @@ struct Zip<U> {
     groups: [[*const f32; 2]; 2],
     images: [usize; 2],
     halves: [*mut f32; 2],
-    unit: PhantomData<U>,
+    simd: Simd<U>,
 }
 
 impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Zip<U> {
@@ -119,14 +123,14 @@ impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Zip<U> {
     unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
         let groups = self.groups.map(|tensors| tensors.map(|tensor| tensor.wrapping_add(tile)));
         let zip = Self { groups, ..self };
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's part exists, and images have a row in it.
         unsafe {
             for image in 0..zip.images[0].min(zip.images[1]) {
                 let (a, b) = (zip.image::<S, PLANES>(0, at, image, steps), zip.image::<S, PLANES>(1, at, image, steps));
                 zip.store::<PLANES>(image, a, b);
             }
             for image in zip.images[0].min(zip.images[1])..LANE_GROUP {
-                let nothing = (U::Vector::splat(0.0), U::Vector::splat(0.0));
+                let nothing = (zip.simd.vector().zero(), zip.simd.vector().zero());
                 let a = if image < zip.images[0] { zip.image::<S, PLANES>(0, at, image, steps) } else { nothing };
                 let b = if image < zip.images[1] { zip.image::<S, PLANES>(1, at, image, steps) } else { nothing };
                 zip.store::<PLANES>(image, a, b);
@@ -139,7 +143,7 @@ impl<U: TileUnit> Zip<U> {
     /// The values of an image of a group.
     ///
     /// # Safety
-    /// The image exists.
+    /// The group's tensors have a tile at their pointers.
     #[inline(always)]
     unsafe fn image<S: Steps<U::Vector>, const PLANES: usize>(
         &self,
@@ -149,7 +153,7 @@ impl<U: TileUnit> Zip<U> {
         steps: S,
     ) -> Pair<U::Vector> {
         let [first, second] = self.groups[group];
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's tile has a row for each of 16 images.
         unsafe { steps.image::<PLANES>(first, second, at + image * HALF) }
     }
 
@@ -159,10 +163,10 @@ impl<U: TileUnit> Zip<U> {
     /// There is room for the tiles' planes.
     #[inline(always)]
     unsafe fn store<const PLANES: usize>(&self, image: usize, a: Pair<U::Vector>, b: Pair<U::Vector>) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's planes have a row for each of 16 images.
         unsafe {
-            store_planes::<U, PLANES>((a.0, b.0), self.halves[0].add(image * HALF));
-            store_planes::<U, PLANES>((a.1, b.1), self.halves[1].add(image * HALF));
+            store_planes::<U, PLANES>(self.simd, (a.0, b.0), self.halves[0].add(image * HALF));
+            store_planes::<U, PLANES>(self.simd, (a.1, b.1), self.halves[1].add(image * HALF));
         }
     }
 }
@@ -172,11 +176,11 @@ impl<U: TileUnit> Zip<U> {
 /// # Safety
 /// All are tiles.
 #[inline(always)]
-unsafe fn zip_words<V: Vector>(groups: [*const f32; 2], halves: [*mut f32; 2]) {
+unsafe fn zip_words<V: Vector>(simd: Simd<V>, groups: [*const f32; 2], halves: [*mut f32; 2]) {
     for at in (0..TILE).step_by(V::LANES) {
-        // SAFETY: inside the tiles.
+        // SAFETY: the caller's tiles, of which `at` is a vector.
         unsafe {
-            let (first, second) = (V::load(groups[0].add(at)), V::load(groups[1].add(at)));
+            let (first, second) = (simd.load(groups[0].add(at)), simd.load(groups[1].add(at)));
             V::zip_low(first, second).store(halves[0].add(at));
             V::zip_high(first, second).store(halves[1].add(at));
         }
@@ -189,27 +193,30 @@ unsafe fn zip_words<V: Vector>(groups: [*const f32; 2], halves: [*mut f32; 2]) {
 /// As [`zip`].
 #[inline(always)]
 unsafe fn side_by_side<U: TileUnit, const PLANES: usize>(
+    simd: Simd<U>,
     groups: &[Values<'_>],
     row: usize,
     (tile, row_tiles): (usize, usize),
     halves: [*mut f32; 2],
 ) {
-    // SAFETY: passed on from the caller; a tile that is read as it is stored is one of words.
+    // SAFETY: the caller's tile and planes; a tile that is read as it is stored is one of words, in one plane.
     unsafe {
         match groups {
             [first, second] => match (first.direct::<PLANES>(), second.direct::<PLANES>()) {
                 (Some(first), Some(second)) => {
                     let at = (row * row_tiles + tile) * TILE;
-                    zip_words::<U::Vector>([first.add(at), second.add(at)], halves);
+                    zip_words(simd.vector(), [first.add(at), second.add(at)], halves);
                 }
-                _ => zip::<U, PLANES>(groups, row, tile, halves),
+                _ => zip::<U, PLANES>(simd, groups, row, tile, halves),
             },
-            _ => zip::<U, PLANES>(groups, row, tile, halves),
+            _ => zip::<U, PLANES>(simd, groups, row, tile, halves),
         }
     }
 }
 
 impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
+    /// Puts a row of the input's groups side by side, transposed.
+    ///
     /// # Safety
     /// The row lies inside the input.
     #[inline(always)]
@@ -219,19 +226,22 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         let mut zipped = [[Tile::ZERO; MAX_PLANES]; 2];
         for tile in 0..tiling.row_tiles() {
             let halves = zipped.each_mut().map(|planes| planes.as_mut_ptr().cast());
-            // SAFETY: passed on from the caller.
-            unsafe { side_by_side::<U, PLANES>(&self.input_values, row, (tile, tiling.row_tiles()), halves) };
+            // SAFETY: the tile is one of the caller's row, and each half has the most planes.
+            unsafe {
+                side_by_side::<U, PLANES>(self.simd, &self.input_values, row, (tile, tiling.row_tiles()), halves)
+            };
             for (half, planes) in zipped.iter().enumerate() {
                 let Some(at) = place(tiling, tile, half, width) else { continue };
                 let to = &mut self.inputs[(slot + at) * PLANES..][..PLANES];
                 for (plane, to) in planes.iter().zip(to) {
-                    // SAFETY: two tiles.
-                    unsafe { U::Vector::transpose(plane.as_ptr(), to.as_mut_ptr()) };
+                    U::Vector::transpose(self.simd.vector(), &plane.0, &mut to.0);
                 }
             }
         }
     }
 
+    /// Puts a row of the gradient's groups side by side.
+    ///
     /// # Safety
     /// The row lies inside the output.
     #[inline(always)]
@@ -244,8 +254,10 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                 Some(at) => self.outputs[(slot + at) * PLANES..][..PLANES].as_mut_ptr().cast(),
                 None => unused.as_mut_ptr().cast(),
             });
-            // SAFETY: passed on from the caller.
-            unsafe { side_by_side::<U, PLANES>(&self.gradient_values, row, (tile, tiling.row_tiles()), halves) };
+            // SAFETY: the tile is one of the caller's row, and each half has all planes.
+            unsafe {
+                side_by_side::<U, PLANES>(self.simd, &self.gradient_values, row, (tile, tiling.row_tiles()), halves)
+            };
         }
     }
 
@@ -265,7 +277,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                 for input in (0..inputs).step_by(at_once) {
                     for output in (0..outputs).step_by(at_once) {
                         let job = Job { row, column, input, output };
-                        // SAFETY: passed on from the caller.
+                        // SAFETY: the caller's rows are prepared, and each job's sums are part of the gradient.
                         unsafe {
                             match (slides, inputs - input, outputs - output) {
                                 (true, ..) => self.slide(rows.clone(), job, gradient),
@@ -285,12 +297,12 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// The sums of a job, some columns and chunks further on.
     ///
     /// # Safety
-    /// They exist.
+    /// The gradient has all sums of the convolution, and these are among them.
     #[inline(always)]
     unsafe fn sums(&self, gradient: *mut f32, job: Job, [column, input, output]: [usize; 3]) -> *mut f32 {
         let tap = job.row * self.conv.horizontal.kernel + job.column + column;
         let chunk = (tap * self.input.chunks() + job.input + input) * self.output.chunks() + job.output + output;
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's sums exist, a tile each.
         unsafe { gradient.add(chunk * TILE) }
     }
 
@@ -314,7 +326,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// The rows are prepared and the sums exist; the stride is one.
     #[inline(always)]
     unsafe fn slide(&mut self, rows: Range<usize>, job: Job, gradient: *mut f32) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's sums exist and its rows are prepared.
         unsafe {
             let sums = [0, 1, 2].map(|column| self.sums(gradient, job, [column, 0, 0]));
             self.unit.load::<0>(sums[0]);
@@ -346,7 +358,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             if column < horizontal.input { input.wrapping_add(column * inputs) } else { ZERO.as_ptr() }
         };
         let unit = &mut self.unit;
-        // SAFETY: passed on from the caller; columns beyond the border are read from a tile of zeros.
+        // SAFETY: the caller's rows are prepared; columns beyond the border are read from a tile of zeros.
         unsafe {
             unit.load::<3>(tile(0).cast());
             unit.load::<4>(tile(1).cast());
@@ -370,7 +382,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     /// The rows are prepared and the sums exist.
     #[inline(always)]
     unsafe fn block<const I: usize, const O: usize>(&mut self, rows: Range<usize>, job: Job, gradient: *mut f32) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's sums exist and its rows are prepared.
         unsafe {
             let sums = [[0, 0], [0, O - 1], [I - 1, 0], [I - 1, O - 1]];
             let sums = sums.map(|[input, output]| self.sums(gradient, job, [0, input, output]));
@@ -418,7 +430,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             if column >= horizontal.input {
                 continue;
             }
-            // SAFETY: passed on from the caller; the column lies inside the input.
+            // SAFETY: the caller's rows are prepared, and both columns lie inside them.
             unsafe {
                 let (input, output) = (input.add(column * inputs), output.add(x * outputs));
                 unit.load::<4>(input.cast());
@@ -450,7 +462,7 @@ unsafe fn step<U: TileUnit, const A: usize, const B: usize, const C: usize>(
     newest: *const Tile,
     gradient: *const Tile,
 ) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller's tiles.
     unsafe {
         unit.load::<C>(newest.cast());
         unit.load::<6>(gradient.cast());

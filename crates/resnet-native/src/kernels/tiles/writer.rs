@@ -1,7 +1,7 @@
 //! What becomes of a convolution's sums: tiles of its output, and sums over that for a batch norm.
 
 use super::channels::{PaddedGate, PerChannel};
-use super::{Pair, TileUnit, Vector, ZERO, load, padded, store_either};
+use super::{Pair, Simd, TileUnit, Vector, ZERO, load, padded, store_either};
 use crate::kernels::{ConvBand, Sums};
 use crate::layout::tiles::{HALF, TILE, Tiling, stored_tile};
 
@@ -40,20 +40,20 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
     /// Writes a tile, given as floats half by half; a half without a pixel becomes zero.
     ///
     /// # Safety
-    /// The place lies inside the band, `values` are tiles, and the machine has the unit's instructions.
+    /// The place lies inside the band, and `values` are tiles.
     #[inline(always)]
-    pub unsafe fn write<U: TileUnit>(&mut self, place: Place, values: [*const f32; 2]) {
+    pub unsafe fn write<U: TileUnit>(&mut self, simd: Simd<U>, place: Place, values: [*const f32; 2]) {
         let tile = (place.row * self.tiling.columns + place.column) * self.tiling.blocks + place.block;
         let at = tile * stored_tile(PLANES);
         let halves = self.tiling.halves(place.column);
         let filled = if halves == 2 { values } else { [values[0], ZERO[0].as_ptr()] };
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's place and tiles.
         unsafe {
             if let Factors::Gradient { .. } = self.measure.factors {
-                self.store_gradient::<U>(filled, at, place.block);
+                self.store_gradient(simd, filled, at, place.block);
             } else {
-                self.store::<U>(filled, at);
-                self.measure.add::<U::Vector>(values, place.block, halves);
+                self.store(simd, filled, at);
+                self.measure.add(simd.vector(), values, place.block, halves);
             }
         }
     }
@@ -69,31 +69,30 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
     }
 
     /// Gives the sums out.
-    ///
-    /// # Safety
-    /// The machine has the vector's instructions.
-    pub unsafe fn finish<V: Vector>(mut self) {
-        // SAFETY: passed on from the caller.
-        unsafe { V::fence() };
+    #[inline(always)]
+    pub fn finish<V: Vector>(mut self, simd: Simd<V>) {
+        V::fence(simd);
         self.measure.finish();
     }
 
     /// Rounds values to their tile.
     ///
     /// # Safety
-    /// As for [`write`](Self::write), with the tile's place in the band.
+    /// `low` and `high` are tiles, and the band has a tile at word `at`.
     #[inline(always)]
-    unsafe fn store<U: TileUnit>(&mut self, [low, high]: [*const f32; 2], at: usize) {
+    unsafe fn store<U: TileUnit>(&mut self, simd: Simd<U>, [low, high]: [*const f32; 2], at: usize) {
+        let vector = simd.vector();
         let output = self.output.as_mut_ptr().wrapping_add(at);
         for part in (0..TILE).step_by(U::Vector::LANES) {
-            // SAFETY: inside the tiles.
+            // SAFETY: the caller's tiles, of which `part` is a vector; where stores are non-temporal the band begins
+            // a line, and tiles are whole lines.
             unsafe {
-                let (mut low, mut high) = (U::Vector::load(low.add(part)), U::Vector::load(high.add(part)));
+                let (mut low, mut high) = (vector.load(low.add(part)), vector.load(high.add(part)));
                 if self.accumulate {
-                    let before = load::<U::Vector, PLANES>(output, part);
+                    let before = load::<U::Vector, PLANES>(vector, output, part);
                     (low, high) = (low.add(before.0), high.add(before.1));
                 }
-                store_either::<U, PLANES>((low, high), output, part, self.non_temporal);
+                store_either::<U, PLANES>(simd, (low, high), output, part, self.non_temporal);
             }
         }
     }
@@ -103,26 +102,34 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
     /// # Safety
     /// As for [`store`](Self::store).
     #[inline(always)]
-    unsafe fn store_gradient<U: TileUnit>(&mut self, [low, high]: [*const f32; 2], at: usize, block: usize) {
+    unsafe fn store_gradient<U: TileUnit>(
+        &mut self,
+        simd: Simd<U>,
+        [low, high]: [*const f32; 2],
+        at: usize,
+        block: usize,
+    ) {
+        let vector = simd.vector();
         let output = self.output.as_mut_ptr().wrapping_add(at);
         let Measure { factors: Factors::Gradient { mean, gate, input }, block: totals, .. } = &mut self.measure else {
             return;
         };
         for part in (0..HALF).step_by(U::Vector::LANES) {
-            // SAFETY: inside the tiles.
+            let mean: Pair<U::Vector> = mean.load(vector, block, part);
+            let gate = gate.load(vector, block, part);
+            let mut sums = [vector.zero(); 4];
+            // SAFETY: as in `store`; the batch norm's input, and the ReLU's output where there is one, have a tile
+            // where the band has one, and the totals have 16 channels for each sum.
             unsafe {
-                let mean: Pair<U::Vector> = mean.load(block, part);
-                let gate = gate.load(block, part);
-                let mut sums = [U::Vector::splat(0.0); 4];
                 for image in (part..TILE).step_by(HALF) {
-                    let mut g = (U::Vector::load(low.add(image)), U::Vector::load(high.add(image)));
+                    let mut g = (vector.load(low.add(image)), vector.load(high.add(image)));
                     if self.accumulate {
-                        let before = load::<U::Vector, PLANES>(output, image);
+                        let before = load::<U::Vector, PLANES>(vector, output, image);
                         g = (g.0.add(before.0), g.1.add(before.1));
                     }
-                    let y = load::<U::Vector, PLANES>(input.add(at), image);
-                    let g = gate.mask::<PLANES>(g, y, at, image);
-                    store_either::<U, PLANES>(g, output, image, self.non_temporal);
+                    let y = load::<U::Vector, PLANES>(vector, input.add(at), image);
+                    let g = gate.mask::<PLANES>(vector, g, y, at, image);
+                    store_either::<U, PLANES>(simd, g, output, image, self.non_temporal);
                     sums[0] = sums[0].add(g.0);
                     sums[1] = g.0.mul_add(y.0.sub(mean.0), sums[1]);
                     sums[2] = sums[2].add(g.1);
@@ -130,7 +137,7 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
                 }
                 for which in 0..4 {
                     let total = totals.0.as_mut_ptr().add(which * HALF + part);
-                    U::Vector::load(total).add(sums[which]).store(total);
+                    vector.load(total).add(sums[which]).store(total);
                 }
             }
         }
@@ -186,13 +193,13 @@ impl<'a> Measure<'a> {
     /// # Safety
     /// `values` are tiles of floats.
     #[inline(always)]
-    unsafe fn add<V: Vector>(&mut self, values: [*const f32; 2], block: usize, halves: usize) {
+    unsafe fn add<V: Vector>(&mut self, simd: Simd<V>, values: [*const f32; 2], block: usize, halves: usize) {
         let Factors::Moments { pivot, images } = &self.factors else { return };
         for (half, &values) in values.iter().enumerate().take(halves) {
             let chunk = if self.tiling.pixels == 2 { 0 } else { 2 * block + half };
-            let pivot = pivot[chunk * HALF..].as_ptr();
-            // SAFETY: passed on from the caller; the pivots are filled up to whole chunks.
-            unsafe { self.block.add::<V>(half, values, pivot, *images) };
+            let pivot = &pivot[chunk * HALF..][..HALF];
+            // SAFETY: the caller's tiles.
+            unsafe { self.block.add(simd, half, values, pivot, *images) };
         }
     }
 
@@ -234,18 +241,18 @@ impl BlockSums {
     /// Adds the moments of half a tile's images, four at a time: a single sum would wait for itself.
     ///
     /// # Safety
-    /// `values` is a tile of floats and `pivot` one value a channel.
+    /// `values` is a tile of floats, and `images` at most 16.
     #[inline(always)]
-    unsafe fn add<V: Vector>(&mut self, half: usize, values: *const f32, pivot: *const f32, images: usize) {
+    unsafe fn add<V: Vector>(&mut self, simd: Simd<V>, half: usize, values: *const f32, pivot: &[f32], images: usize) {
         for part in (0..HALF).step_by(V::LANES) {
-            // SAFETY: inside the tile, the pivots and the sums.
+            // SAFETY: a part is a vector of the 16 pivots, of an image's row in the caller's tile and of each sum.
             unsafe {
-                let pivot = V::load(pivot.add(part));
-                let mut sums = [[V::splat(0.0); 2]; 4];
+                let pivot = simd.load(pivot.as_ptr().add(part));
+                let mut sums = [[simd.zero(); 2]; 4];
                 for first in (0..images).step_by(4) {
                     for which in 0..4 {
                         if first + which < images {
-                            let centred = V::load(values.add((first + which) * HALF + part)).sub(pivot);
+                            let centred = simd.load(values.add((first + which) * HALF + part)).sub(pivot);
                             sums[which][0] = sums[which][0].add(centred);
                             sums[which][1] = centred.mul_add(centred, sums[which][1]);
                         }
@@ -254,7 +261,7 @@ impl BlockSums {
                 for which in 0..2 {
                     let sum = sums[0][which].add(sums[1][which]).add(sums[2][which].add(sums[3][which]));
                     let total = self.0.as_mut_ptr().add((2 * half + which) * HALF + part);
-                    V::load(total).add(sum).store(total);
+                    simd.load(total).add(sum).store(total);
                 }
             }
         }

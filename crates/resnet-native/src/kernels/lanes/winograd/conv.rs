@@ -4,22 +4,22 @@ use std::ops::Range;
 
 use super::super::conv::{Measured, Place, multiply};
 use super::super::rows::Rows;
+use super::super::{Simd, Vector};
+use super::pack::packed_len;
 use crate::geometry::Tap;
-use crate::kernels::vector::Vector;
 use crate::kernels::winograd::transform::{self, Input, Transform};
 use crate::kernels::winograd::{KERNEL, POINTS, QUAD, Row, WINDOW};
 use crate::kernels::{ConvBand, Source, Sums};
 use crate::layout::gather::Gather;
-use crate::layout::{LANE_GROUP, lane_mask};
+use crate::layout::{LANE_GROUP, Layout, lane_mask};
 use crate::memory::Scratch;
 use resnet_graph::Shape;
 
 /// Computes a band.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>) {
+pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: ConvBand<'_>) {
+    const { assert!(P <= 3, "at most three quads are worked on at once") };
+    band.check(Layout::Lanes, packed_len(band.gather, K));
     let gather = band.gather;
     let mut inputs = Inputs::new(gather);
     let mut sums = Scratch::take(POINTS * gather.to.channels.next_multiple_of(K) * P * LANE_GROUP);
@@ -31,26 +31,26 @@ pub unsafe fn conv<V: Vector, const K: usize, const P: usize>(band: ConvBand<'_>
     for (index, row) in rows.enumerate() {
         let taps = &gather.rows[row];
         let needed = taps.iter().map(|tap| tap.from + 1).max().unwrap_or(prepared);
-        // SAFETY: the rows lie inside the input; packed weights hold all blocks at all points.
-        unsafe {
-            inputs.prepare::<V>(input, prepared..needed.max(prepared));
-            prepared = needed.max(prepared);
-            for first in (0..quads).step_by(P) {
-                let product = Product { inputs: &mut inputs, taps, weights, channels: gather.to.channels, quad: first };
-                let sums = sums.all();
+        inputs.prepare(simd, input, prepared..needed.max(prepared));
+        prepared = needed.max(prepared);
+        for first in (0..quads).step_by(P) {
+            let product = Product { inputs: &mut inputs, taps, weights, channels: gather.to.channels, quad: first };
+            let sums = sums.all();
+            // SAFETY: the taps' rows are prepared, packed weights hold all blocks at all points, and the sums have
+            // room for `P` quads of all channels; the row lies inside the band.
+            unsafe {
                 match P.min(quads - first) {
-                    1 => product.run::<V, K, 1>(sums),
-                    2 => product.run::<V, K, 2>(sums),
-                    3 => product.run::<V, K, 3>(sums),
-                    _ => unreachable!("at most three quads are worked on at once"),
+                    1 => product.run::<V, K, 1>(simd, sums),
+                    2 => product.run::<V, K, 2>(simd, sums),
+                    _ => product.run::<V, K, 3>(simd, sums),
                 }
-                writer.write::<V, K>(sums, index, first..(first + P).min(quads));
+                writer.write::<V, K>(simd, sums, index, first..(first + P).min(quads));
             }
-            writer.flush_sums::<V>();
         }
+        writer.flush_sums(simd);
     }
-    // SAFETY: passed on from the caller.
-    unsafe { writer.finish::<V>() };
+    V::fence(simd);
+    writer.sums_of_band.finish();
 }
 
 /// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place of a pixel. A row takes the
@@ -75,28 +75,26 @@ impl Inputs {
         (1 + (y % KERNEL * POINTS + point) * self.quads + quad) * self.row.pixel
     }
 
-    /// Works out some rows.
-    ///
-    /// # Safety
-    /// They lie inside the source, and the machine has the vector's instructions.
+    /// Transforms some rows.
     #[inline(always)]
-    unsafe fn prepare<V: Vector>(&mut self, source: Source<'_>, range: Range<usize>) {
+    fn prepare<V: Vector>(&mut self, simd: Simd<V>, source: Source<'_>, range: Range<usize>) {
         let Row { width, pixel, .. } = self.row;
         let len = width * pixel;
         for y in range {
-            // SAFETY: the row and the windows lie inside the source, or are zeros; scratch holds the row at all points.
-            unsafe {
-                let rows = Rows::new::<V>(source, y..y + 1, len);
-                let scratch = self.scratch.all().as_mut_ptr();
-                for quad in 0..self.quads {
-                    let from = self.row.window(quad, rows.group().wrapping_add(y * len), scratch);
-                    let (to, point_len) = (scratch.add(self.place(y, 0, quad)), self.quads * pixel);
-                    for at in (0..pixel).step_by(V::LANES) {
-                        let mut d = [V::splat(0.0); WINDOW];
+            let rows = Rows::new(simd, source, y..y + 1, len);
+            let scratch = self.scratch.all().as_mut_ptr();
+            for quad in 0..self.quads {
+                let from = self.row.window(quad, rows.group().wrapping_add(y * len), scratch);
+                let (to, point_len) = (scratch.wrapping_add(self.place(y, 0, quad)), self.quads * pixel);
+                for at in (0..pixel).step_by(V::LANES) {
+                    // SAFETY: a window is made of pixels of the row or of zeros, and scratch holds a pixel for the
+                    // quad at every point.
+                    unsafe {
+                        let mut d = [simd.zero(); WINDOW];
                         for j in 0..WINDOW {
-                            d[j] = V::load(from[j].add(at));
+                            d[j] = simd.load(from[j].add(at));
                         }
-                        let points = Input::apply(d);
+                        let points = Input::apply(simd, d);
                         for point in 0..POINTS {
                             points[point].store(to.add(point * point_len + at));
                         }
@@ -122,9 +120,9 @@ impl Product<'_> {
     /// Writes the sums of `P` quads: `[point][channel][quad][16 images]`.
     ///
     /// # Safety
-    /// The rows of the taps are prepared, the weights are packed by `K`, and the machine has the vector's instructions.
+    /// The rows of the taps are prepared, the weights are packed by `K`, and `sums` has room for the quads.
     #[inline(always)]
-    unsafe fn run<V: Vector, const K: usize, const P: usize>(self, sums: &mut [f32]) {
+    unsafe fn run<V: Vector, const K: usize, const P: usize>(self, simd: Simd<V>, sums: &mut [f32]) {
         let inputs = self.inputs;
         let pixel = inputs.row.pixel;
         let row_len = pixel / LANE_GROUP * K;
@@ -138,10 +136,11 @@ impl Product<'_> {
             let places = &places[..self.taps.len()];
             for _ in 0..self.channels.div_ceil(K) {
                 for part in (0..LANE_GROUP).step_by(V::LANES) {
-                    // SAFETY: passed on from the caller; there is room for `K` channels of every block.
+                    // SAFETY: the caller's rows are prepared for all quads, and the sums have room for `K` channels
+                    // of every block.
                     unsafe {
                         let input = (inputs.scratch.all().as_ptr().add(part), pixel);
-                        let found = multiply::<V, K, P>(places, input, weights, pixel / LANE_GROUP);
+                        let found = multiply::<V, K, P>(simd, places, input, weights, pixel / LANE_GROUP);
                         for k in 0..K {
                             for p in 0..P {
                                 found[k][p].store(sum.add((k * P + p) * LANE_GROUP + part));
@@ -170,36 +169,42 @@ struct Writer<'a> {
     mask: [f32; LANE_GROUP],
     /// Sums over a row, `[channel][2][16 images]`.
     sums: Scratch,
-    totals: Sums<'a>,
+    sums_of_band: Sums<'a>,
 }
 
 impl<'a> Writer<'a> {
     fn new(band: ConvBand<'a>) -> Self {
         let (Shape { channels, width, .. }, non_temporal) = (band.gather.to, band.non_temporal());
-        let ConvBand { output, accumulate, sums: mut totals, .. } = band;
-        totals.totals().fill(0.0);
-        let mut pivot = totals.pivot().to_vec();
+        let ConvBand { output, accumulate, sums: mut sums_of_band, .. } = band;
+        sums_of_band.totals().fill(0.0);
+        let mut pivot = sums_of_band.pivot().to_vec();
         pivot.resize(channels, 0.0);
         let mut sums = Scratch::take(2 * channels * LANE_GROUP);
         sums.all().fill(0.0);
-        let (measured, mask) = (Measured::of(&totals), lane_mask(totals.images()));
-        Self { output, channels, width, accumulate, non_temporal, measured, pivot, mask, sums, totals }
+        let (measured, mask) = (Measured::of(&sums_of_band), lane_mask(sums_of_band.images()));
+        Self { output, channels, width, accumulate, non_temporal, measured, pivot, mask, sums, sums_of_band }
     }
 
     /// Writes some quads of a row.
     ///
     /// # Safety
-    /// `sums` holds them, `K` channels a block; the machine has the vector's instructions.
+    /// `sums` holds them, `K` channels a block, and the row lies inside the band.
     #[inline(always)]
-    unsafe fn write<V: Vector, const K: usize>(&mut self, sums: &[f32], row: usize, quads: Range<usize>) {
+    unsafe fn write<V: Vector, const K: usize>(
+        &mut self,
+        simd: Simd<V>,
+        sums: &[f32],
+        row: usize,
+        quads: Range<usize>,
+    ) {
         let point_len = self.channels.next_multiple_of(K) * quads.len() * LANE_GROUP;
         let first = (row * self.width + quads.start * QUAD) * self.channels * LANE_GROUP;
         let pixels = (self.width - quads.start * QUAD).min(quads.len() * QUAD);
         for channel in 0..self.channels {
             for part in (0..LANE_GROUP).step_by(V::LANES) {
                 let from = sums.as_ptr().wrapping_add(channel * quads.len() * LANE_GROUP + part);
-                // SAFETY: pixels that lie inside the row are written.
-                unsafe { self.write_channel::<V>(from, point_len, first, pixels, channel, part) };
+                // SAFETY: `from` is the channel's part of the caller's sums, and the pixels lie inside the row.
+                unsafe { self.write_channel(simd, (from, point_len), first, pixels, channel, part) };
             }
         }
     }
@@ -207,12 +212,12 @@ impl<'a> Writer<'a> {
     /// Writes the pixels of some quads, of one channel; `first` is the place of the first pixel.
     ///
     /// # Safety
-    /// As for [`write`](Self::write).
+    /// From `from` on there are the channel's quads at every point, `point_len` apart; the pixels lie inside the band.
     #[inline(always)]
     unsafe fn write_channel<V: Vector>(
         &mut self,
-        from: *const f32,
-        point_len: usize,
+        simd: Simd<V>,
+        (from, point_len): (*const f32, usize),
         first: usize,
         pixels: usize,
         channel: usize,
@@ -220,24 +225,24 @@ impl<'a> Writer<'a> {
     ) {
         let output = self.output.as_mut_ptr();
         let first = first + channel * LANE_GROUP + part;
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's quads and pixels exist; each channel has a pivot, and two times 16 lanes of sums.
         unsafe {
-            let factors = [V::splat(self.pivot[channel]), V::load(self.mask.as_ptr().add(part))];
+            let factors = [simd.splat(self.pivot[channel]), simd.load(self.mask.as_ptr().add(part))];
             let place = self.sums.all().as_mut_ptr().add(2 * channel * LANE_GROUP + part);
-            let mut sums = [V::load(place), V::load(place.add(LANE_GROUP))];
+            let mut sums = [simd.load(place), simd.load(place.add(LANE_GROUP))];
             for quad in (0..pixels).step_by(QUAD) {
-                let mut m = [V::splat(0.0); POINTS];
+                let mut m = [simd.zero(); POINTS];
                 for point in 0..POINTS {
-                    m[point] = V::load(from.add(point * point_len + quad / QUAD * LANE_GROUP));
+                    m[point] = simd.load(from.add(point * point_len + quad / QUAD * LANE_GROUP));
                 }
-                let y = transform::output(m);
+                let y = transform::output(simd, m);
                 for j in 0..QUAD {
                     if quad + j >= pixels {
                         break;
                     }
                     let at = first + (quad + j) * self.channels * LANE_GROUP;
-                    let value = if self.accumulate { y[j].add(V::load(output.add(at))) } else { y[j] };
-                    let value = self.measured.add(value, at, channel, factors, &mut sums);
+                    let value = if self.accumulate { y[j].add(simd.load(output.add(at))) } else { y[j] };
+                    let value = self.measured.add(simd, value, at, channel, factors, &mut sums);
                     value.store_either(output.add(at), self.non_temporal);
                 }
             }
@@ -247,27 +252,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Moves the sums of a row on to double precision.
-    ///
-    /// # Safety
-    /// The machine has the vector's instructions.
     #[inline(always)]
-    unsafe fn flush_sums<V: Vector>(&mut self) {
-        for (lanes, total) in self.sums.all().chunks_exact_mut(LANE_GROUP).zip(self.totals.totals()) {
-            for part in (0..LANE_GROUP).step_by(V::LANES) {
-                // SAFETY: passed on from the caller.
-                unsafe { *total += f64::from(V::load(lanes.as_ptr().add(part)).sum()) };
+    fn flush_sums<V: Vector>(&mut self, simd: Simd<V>) {
+        for (lanes, total) in self.sums.all().chunks_exact_mut(LANE_GROUP).zip(self.sums_of_band.totals()) {
+            for part in lanes.chunks_exact(V::LANES) {
+                // SAFETY: the part has as many floats as a vector.
+                *total += f64::from(unsafe { simd.load(part.as_ptr()) }.sum());
             }
             lanes.fill(0.0);
         }
-    }
-
-    /// Gives the sums out.
-    ///
-    /// # Safety
-    /// The machine has the vector's instructions.
-    unsafe fn finish<V: Vector>(mut self) {
-        // SAFETY: passed on from the caller.
-        unsafe { V::fence() };
-        self.totals.finish();
     }
 }

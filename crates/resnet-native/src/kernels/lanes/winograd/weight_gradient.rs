@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use super::super::rows::Rows;
+use super::super::{Simd, Vector};
+use super::gradient_len;
 use crate::geometry::Conv2d;
 use crate::kernels::WeightGradientBand;
-use crate::kernels::vector::Vector;
 use crate::kernels::winograd::transform::{Gradient, Input, Transform};
 use crate::kernels::winograd::{KERNEL, POINTS, QUAD, Row, WINDOW};
-use crate::layout::LANE_GROUP;
+use crate::layout::{LANE_GROUP, Layout};
 use crate::memory::Scratch;
 
 /// Quads summed at once: those of `K` outputs then stay in the first-level cache while the inputs go by.
@@ -18,11 +19,9 @@ const QUADS: usize = 64;
 const PAIR: usize = 2;
 
 /// Computes a band.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn weight_gradient<V: Vector, const K: usize, const C: usize>(band: WeightGradientBand<'_>) {
+pub fn weight_gradient<V: Vector, const K: usize, const C: usize>(simd: Simd<V>, band: WeightGradientBand<'_>) {
+    band.check(Layout::Lanes, crate::kernels::lanes::SCHEDULE, gradient_len(band.conv));
     let (conv, horizontal) = (band.conv, band.conv.horizontal);
     let input = Row { width: horizontal.input, pixel: conv.inputs * LANE_GROUP, padding: horizontal.padding as isize };
     let output = Row { width: horizontal.output, pixel: conv.outputs * LANE_GROUP, padding: 0 };
@@ -32,15 +31,15 @@ pub unsafe fn weight_gradient<V: Vector, const K: usize, const C: usize>(band: W
     for first in band.rows.clone().step_by(step) {
         let rows = first..(first + step).min(band.rows.end);
         let read = conv.rows_read(rows.clone());
-        // SAFETY: the rows lie inside both tensors.
+        let inputs = Rows::new(simd, band.inputs[0], read.clone(), input.width * input.pixel);
+        let gradients = Rows::new(simd, band.output_gradients[0], rows.clone(), output.width * output.pixel);
+        let x = Operand { row: input, rows: read, channels: 0..conv.inputs, group: inputs.group(), quads };
+        let g = Operand { row: output, rows, channels: band.outputs.clone(), group: gradients.group(), quads };
+        // SAFETY: `inputs` and `gradients` hold the rows named.
         unsafe {
-            let inputs = Rows::new::<V>(band.inputs[0], read.clone(), input.width * input.pixel);
-            let gradients = Rows::new::<V>(band.output_gradients[0], rows.clone(), output.width * output.pixel);
-            let x = Operand { row: input, rows: read, channels: 0..conv.inputs, group: inputs.group(), quads };
-            let g = Operand { row: output, rows, channels: band.outputs.clone(), group: gradients.group(), quads };
-            add_pair::<V, K, C, 0>(conv, &x, &g, band.gradient);
-            add_pair::<V, K, C, 1>(conv, &x, &g, band.gradient);
-            add_pair::<V, K, C, 2>(conv, &x, &g, band.gradient);
+            add_pair::<V, K, C, 0>(simd, conv, &x, &g, band.gradient);
+            add_pair::<V, K, C, 1>(simd, conv, &x, &g, band.gradient);
+            add_pair::<V, K, C, 2>(simd, conv, &x, &g, band.gradient);
         }
     }
 }
@@ -48,17 +47,18 @@ pub unsafe fn weight_gradient<V: Vector, const K: usize, const C: usize>(band: W
 /// Adds the sums over some rows at a pair of points to `[out][kernel row][point][in]`.
 ///
 /// # Safety
-/// The rows are there, and the machine has the vector's instructions.
+/// Where the operands' groups begin if all their rows were there, those named are there.
 #[inline(always)]
 unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize>(
+    simd: Simd<V>,
     conv: &Conv2d,
     x: &Operand,
     g: &Operand,
     gradient: &mut [f32],
 ) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller's rows are there.
     let (mut x_points, mut g_points) =
-        unsafe { (x.at_points::<V, Input, C, INDEX>(), g.at_points::<V, Gradient, K, INDEX>()) };
+        unsafe { (x.at_points::<V, Input, C, INDEX>(simd), g.at_points::<V, Gradient, K, INDEX>(simd)) };
     for (point, kernel_row) in (0..PAIR).flat_map(|point| (0..KERNEL).map(move |kernel_row| (point, kernel_row))) {
         // Rows of outputs that see a row of the input in this row of the kernel: `y + kernel_row - padding`.
         let padding = conv.vertical.padding;
@@ -70,7 +70,7 @@ unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize
             for input in (0..conv.inputs).step_by(C) {
                 let inputs = x_points.place(point, input / C, first + kernel_row - padding - x.rows.start);
                 // SAFETY: `count` quads lie between the places and the ends of their blocks.
-                let sums = unsafe { multiply::<V, K, C>(inputs, gradients, count) };
+                let sums = unsafe { multiply::<V, K, C>(simd, inputs, gradients, count) };
                 for k in 0..K.min(g.channels.len() - output) {
                     let row = (((output + k) * KERNEL + kernel_row) * POINTS + INDEX * PAIR + point) * conv.inputs;
                     for (total, sum) in gradient[row + input..row + conv.inputs].iter_mut().zip(sums[k]) {
@@ -85,26 +85,27 @@ unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize
 /// Sums of `count` quads for `K` outputs by `C` inputs.
 ///
 /// # Safety
-/// There are as many quads, and the machine has the vector's instructions.
+/// From `x` on there are `count` quads of `C` channels, from `g` on as many of `K`.
 #[inline(always)]
 unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
+    simd: Simd<V>,
     x: *const f32,
     g: *const f32,
     count: usize,
 ) -> [[f32; C]; K] {
     const { assert!((K * C).is_multiple_of(4), "sums of lanes are taken four at a time") };
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller's quads exist, and `lanes` has room for a vector of 16 lanes at most for each sum.
     unsafe {
-        let mut sums = [[V::splat(0.0); C]; K];
+        let mut sums = [[simd.zero(); C]; K];
         for quad in 0..count {
             for part in (0..LANE_GROUP).step_by(V::LANES) {
                 let (x, g) = (x.add(quad * C * LANE_GROUP + part), g.add(quad * K * LANE_GROUP + part));
-                let mut inputs = [V::splat(0.0); C];
+                let mut inputs = [simd.zero(); C];
                 for c in 0..C {
-                    inputs[c] = V::load(x.add(c * LANE_GROUP));
+                    inputs[c] = simd.load(x.add(c * LANE_GROUP));
                 }
                 for k in 0..K {
-                    let gradient = V::load(g.add(k * LANE_GROUP));
+                    let gradient = simd.load(g.add(k * LANE_GROUP));
                     for c in 0..C {
                         sums[k][c] = inputs[c].mul_add(gradient, sums[k][c]);
                     }
@@ -121,9 +122,9 @@ unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
         let lanes = std::hint::black_box(&lanes).as_flattened();
         let mut totals = [[0.0; C]; K];
         for (lanes, totals) in lanes.chunks_exact(4).zip(totals.as_flattened_mut().chunks_exact_mut(4)) {
-            let mut rows = [V::splat(0.0); 4];
+            let mut rows = [simd.zero(); 4];
             for row in 0..4 {
-                rows[row] = V::load(lanes[row].as_ptr());
+                rows[row] = simd.load(lanes[row].as_ptr());
             }
             totals.copy_from_slice(&V::sum_each(rows));
         }
@@ -162,9 +163,12 @@ impl Operand {
     /// Works out the values at a pair of points, in blocks of `BLOCK` channels; those past the last repeat it.
     ///
     /// # Safety
-    /// The rows are there, and the machine has the vector's instructions.
+    /// Where the group begins if all its rows were there, those named are there.
     #[inline(always)]
-    unsafe fn at_points<V: Vector, T: Transform, const BLOCK: usize, const INDEX: usize>(&self) -> Points {
+    unsafe fn at_points<V: Vector, T: Transform, const BLOCK: usize, const INDEX: usize>(
+        &self,
+        simd: Simd<V>,
+    ) -> Points {
         let (rows, row_len) = (self.rows.len(), self.quads * BLOCK * LANE_GROUP);
         let blocks = self.channels.len().div_ceil(BLOCK);
         let mut points = Points { rows, row_len, blocks, scratch: Scratch::take(PAIR * blocks * rows * row_len) };
@@ -181,13 +185,14 @@ impl Operand {
                         let channel = (self.channels.start + block * BLOCK + lane).min(self.channels.end - 1);
                         let place = (quad * BLOCK + lane) * LANE_GROUP;
                         for part in (0..LANE_GROUP).step_by(V::LANES) {
-                            // SAFETY: passed on from the caller; scratch has room for the quad.
+                            // SAFETY: a window is made of pixels of the caller's row or of zeros, and each of the
+                            // two points has room for the quad.
                             unsafe {
-                                let mut pixels = [V::splat(0.0); WINDOW];
+                                let mut pixels = [simd.zero(); WINDOW];
                                 for j in 0..T::PIXELS {
-                                    pixels[j] = V::load(window[j].add(channel * LANE_GROUP + part));
+                                    pixels[j] = simd.load(window[j].add(channel * LANE_GROUP + part));
                                 }
-                                let values = T::apply(pixels);
+                                let values = T::apply(simd, pixels);
                                 for point in 0..PAIR {
                                     values[INDEX * PAIR + point].store(to[point].add(place + part));
                                 }

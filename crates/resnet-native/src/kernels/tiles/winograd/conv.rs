@@ -7,12 +7,13 @@ use super::super::conv::{multiply_tiles, rows_at_once};
 use super::super::operand::Values;
 use super::super::rows::row_steps;
 use super::super::writer::{Place, Writer};
-use super::super::{SCRATCH, Tile, TileUnit, Vector};
-use super::pack::chunk_len;
+use super::super::{SCRATCH, Simd, Tile, TileUnit, Vector};
+use super::pack::{chunk_len, packed_len};
 use super::points::PointRows;
 use super::{input_tiles, is_narrow, products};
 use crate::kernels::ConvBand;
 use crate::kernels::winograd::{POINTS, QUAD, transform};
+use crate::layout::Layout;
 use crate::layout::gather::Gather;
 use crate::layout::tiles::{TILE, Tiling};
 
@@ -23,25 +24,19 @@ const PREPARED_TILES: usize = 768;
 const SUMS: usize = 4;
 
 /// Computes a band.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn conv<U: TileUnit, const PLANES: usize>(band: ConvBand<'_>) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        if is_narrow(band.gather.from.channels) {
-            run::<U, PLANES, true>(band);
-        } else {
-            run::<U, PLANES, false>(band);
-        }
+pub fn conv<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: ConvBand<'_>) {
+    band.check(Layout::Tiles { planes: PLANES }, packed_len(band.gather, PLANES));
+    if is_narrow(band.gather.from.channels) {
+        run::<U, PLANES, true>(simd, band);
+    } else {
+        run::<U, PLANES, false>(simd, band);
     }
 }
 
-/// # Safety
-/// See the [module](super::super).
+/// Computes a band, whose lengths are checked.
 #[inline(always)]
-unsafe fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(band: ConvBand<'_>) {
+fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(simd: Simd<U>, band: ConvBand<'_>) {
     let (gather, all) = (band.gather, band.rows.clone());
     let written = Tiling::new(gather.to);
     let quads = gather.to.width.div_ceil(QUAD);
@@ -53,8 +48,8 @@ unsafe fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(band: ConvBa
     scratch.resize(scratch.len().max(rows_len + sums_len), Tile::ZERO);
     let (rows, sums) = scratch[..rows_len + sums_len].split_at_mut(rows_len);
     let mut pass = Pass::<U, PLANES, NARROW> {
-        // SAFETY: passed on from the caller.
-        unit: unsafe { U::new() },
+        simd,
+        unit: U::new(simd),
         gather,
         quads,
         inputs: PointRows::new(Values::new(band.input, gather.from), gather, quads, kept, rows),
@@ -67,7 +62,7 @@ unsafe fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(band: ConvBa
     for (read, rows) in row_steps(all, rows_at_once, |rows| gather.rows_read(rows)) {
         for row in read {
             // SAFETY: rows read lie inside the input.
-            unsafe { pass.inputs.prepare::<U>(row) };
+            unsafe { pass.inputs.prepare(simd, row) };
         }
         for block in 0..written.blocks {
             // SAFETY: the rows are prepared and lie inside the band.
@@ -78,13 +73,13 @@ unsafe fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(band: ConvBa
         }
     }
     let Pass { writer, .. } = pass;
-    // SAFETY: passed on from the caller.
-    unsafe { writer.finish::<U::Vector>() };
+    writer.finish(simd.vector());
     SCRATCH.set(scratch);
 }
 
 /// The matrix unit and what it works on.
 struct Pass<'a, U, const PLANES: usize, const NARROW: bool> {
+    simd: Simd<U>,
     unit: U,
     gather: &'a Gather,
     quads: usize,
@@ -114,7 +109,7 @@ impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, N
             for quad in (0..self.quads).step_by(SUMS / self.halves()) {
                 for (slot, row) in rows.clone().enumerate() {
                     let at = At { slot, row, point, quad };
-                    // SAFETY: passed on from the caller.
+                    // SAFETY: the caller's rows are prepared, and there are weights for each chunk at each point.
                     unsafe {
                         match (self.halves(), self.quads - quad) {
                             (1, _) => self.multiply_four(at, weights),
@@ -149,7 +144,7 @@ impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, N
         let quads = [at.quad, if PAIR { at.quad + 1 } else { at.quad }];
         let sums = quads.map(|quad| self.sum(at.slot, quad, at.point));
         let unit = &mut self.unit;
-        // SAFETY: passed on from the caller; there is room for the sums of every quad.
+        // SAFETY: the caller's rows are prepared for every quad, and there is room for the sums of each.
         unsafe {
             unit.zero::<0>();
             unit.zero::<1>();
@@ -184,7 +179,7 @@ impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, N
         let quads = [0, 1, 2, 3].map(|further| (at.quad + further).min(self.quads - 1));
         let sums = quads.map(|quad| self.sum(at.slot, quad, at.point));
         let unit = &mut self.unit;
-        // SAFETY: passed on from the caller; there is room for the sums of every quad.
+        // SAFETY: the caller's rows are prepared for every quad, and there is room for the sums of each.
         unsafe {
             unit.zero::<0>();
             unit.zero::<1>();
@@ -226,16 +221,16 @@ impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, N
         for (slot, row) in (rows.start - self.start..rows.end - self.start).enumerate() {
             for first in (0..width).step_by(QUAD) {
                 let sums = self.sum(slot, first / QUAD, 0);
-                // SAFETY: passed on from the caller; a quad's sums are as many tiles.
+                // SAFETY: a quad's sums are a tile for each half at each point, and the caller's rows are in the band.
                 unsafe {
                     for half in 0..halves {
-                        output::<U::Vector>(sums.add(half * TILE), halves * TILE);
+                        output(self.simd.vector(), sums.add(half * TILE), halves * TILE);
                     }
                     for x in (first..width.min(first + QUAD)).step_by(pixels) {
                         // Of 16 channels the halves of a tile are two pixels, of more they are two chunks.
                         let low = sums.add((x - first) * halves * TILE);
                         let place = Place { row, column: x / pixels, block };
-                        self.writer.write::<U>(place, [low, low.add(TILE)]);
+                        self.writer.write(self.simd, place, [low, low.add(TILE)]);
                     }
                 }
             }
@@ -257,18 +252,18 @@ struct At {
 /// Makes a quad's pixels of its sums at the points, which are `step` words apart, in place.
 ///
 /// # Safety
-/// At each point there is a tile, and the machine has the vector's instructions.
+/// At each point there is a tile.
 #[inline(always)]
-unsafe fn output<V: Vector>(sums: *mut f32, step: usize) {
+unsafe fn output<V: Vector>(simd: Simd<V>, sums: *mut f32, step: usize) {
     for at in (0..TILE).step_by(V::LANES) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's tiles, of which `at` is a vector.
         unsafe {
             let sums = sums.add(at);
-            let mut points = [V::splat(0.0); POINTS];
+            let mut points = [simd.zero(); POINTS];
             for point in 0..POINTS {
-                points[point] = V::load(sums.add(point * step));
+                points[point] = simd.load(sums.add(point * step));
             }
-            let pixels = transform::output(points);
+            let pixels = transform::output(simd, points);
             for x in 0..QUAD {
                 pixels[x].store(sums.add(x * step));
             }

@@ -1,6 +1,6 @@
 //! Weights at the points, in the form that multiplies tiles.
 
-use super::super::{Tile, TileUnit, Vector, planes, store_planes};
+use super::super::{Simd, Tile, TileUnit, Vector, planes, store_planes};
 use super::{Window, is_narrow};
 use crate::kernels::Pack;
 use crate::kernels::winograd::transform::{Filter, Transform};
@@ -19,11 +19,10 @@ pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
 }
 
 /// Packs `[out][in][row][column]` as `[point][chunk]` of [`chunk_len`] words.
-///
-/// # Safety
-/// See the [module](super::super).
 #[inline(always)]
-pub unsafe fn pack<U: TileUnit, const PLANES: usize>(weights: Pack<'_>) {
+pub fn pack<U: TileUnit, const PLANES: usize>(simd: Simd<U>, weights: Pack<'_>) {
+    weights.check(packed_len(weights.gather, PLANES));
+    let vector = simd.vector();
     let Pack { gather, weights, packed } = weights;
     let (blocks, chunks) = (Tiling::new(gather.from).blocks, Tiling::new(gather.to).chunks());
     let point_len = chunks * chunk_len(gather, PLANES);
@@ -32,15 +31,15 @@ pub unsafe fn pack<U: TileUnit, const PLANES: usize>(weights: Pack<'_>) {
         let halves = [2 * block, 2 * block + 1].map(|from| taps(gather, weights, (from, chunk), row));
         for at in (0..TILE).step_by(U::Vector::LANES) {
             let to = packed.as_mut_ptr().wrapping_add(tile * PLANES * TILE + at);
-            // SAFETY: passed on from the caller; there is a tile for each plane of every point.
-            unsafe {
-                let halves: [Window<U::Vector>; 2] = [points(&halves[0], at), points(&halves[1], at)];
-                for point in 0..POINTS {
-                    let to = to.wrapping_add(point * point_len);
+            let halves = [points(vector, &halves[0], at), points(vector, &halves[1], at)];
+            for point in 0..POINTS {
+                let to = to.wrapping_add(point * point_len);
+                // SAFETY: there is a tile for each plane of every point.
+                unsafe {
                     if is_narrow(gather.from.channels) {
-                        store_paired::<U::Vector, PLANES>(halves[0][point], to);
+                        store_paired::<_, PLANES>(halves[0][point], to);
                     } else {
-                        store_planes::<U, PLANES>((halves[0][point], halves[1][point]), to);
+                        store_planes::<U, PLANES>(simd, (halves[0][point], halves[1][point]), to);
                     }
                 }
             }
@@ -63,20 +62,16 @@ fn taps(gather: &Gather, weights: &[f32], (from, to): (usize, usize), row: usize
     tiles
 }
 
-/// Part of a row's taps at the points.
-///
-/// # Safety
-/// The machine has the vector's instructions.
+/// Part of a row's taps at the points, from word `at` of their tiles on.
 #[inline(always)]
-unsafe fn points<V: Vector>(taps: &[Tile; KERNEL], at: usize) -> Window<V> {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let mut window = [V::splat(0.0); WINDOW];
-        for tap in 0..KERNEL {
-            window[tap] = V::load(taps[tap].as_ptr().add(at));
-        }
-        Filter::apply(window)
+fn points<V: Vector>(simd: Simd<V>, taps: &[Tile; KERNEL], at: usize) -> Window<V> {
+    assert!(at <= TILE - V::LANES);
+    let mut window = [simd.zero(); WINDOW];
+    for tap in 0..KERNEL {
+        // SAFETY: a vector's lanes from `at` on lie inside the tile.
+        window[tap] = unsafe { simd.load(taps[tap].as_ptr().add(at)) };
     }
+    Filter::apply(simd, window)
 }
 
 /// Stores the planes of values in both halves of tiles, two by two as the input's meet them.
@@ -85,9 +80,9 @@ unsafe fn points<V: Vector>(taps: &[Tile; KERNEL], at: usize) -> Window<V> {
 /// `to` is valid for a vector in each tile.
 #[inline(always)]
 unsafe fn store_paired<V: Vector, const PLANES: usize>(values: V, to: *mut f32) {
-    // SAFETY: passed on from the caller.
+    let planes = planes::<V, PLANES>(values);
+    // SAFETY: the caller gives room in each tile.
     unsafe {
-        let planes = planes::<V, PLANES>(values);
         V::zip_high(planes[0], planes[0]).store(to);
         V::zip_high(planes[1], planes[1]).store(to.add(TILE));
         if PLANES == 3 {

@@ -1,9 +1,7 @@
 //! Rows of what a convolution reads, at the points.
 
-use std::marker::PhantomData;
-
 use super::super::operand::{Part, Steps, Values, Visitor};
-use super::super::{Tile, TileUnit, Vector, ZERO, planes, store_planes};
+use super::super::{Simd, Tile, TileUnit, Vector, ZERO, planes, store_planes};
 use super::{Window, input_tiles};
 use crate::kernels::winograd::transform::{Input, Transform};
 use crate::kernels::winograd::{POINTS, Row, WINDOW};
@@ -65,11 +63,12 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
     /// Prepares a row, in place of the one that is as many rows before it as there are places.
     ///
     /// # Safety
-    /// The row lies inside the source, and the machine has the unit's instructions.
+    /// The row lies inside the source.
     #[inline(always)]
-    pub unsafe fn prepare<U: TileUnit>(&mut self, y: usize) {
-        // SAFETY: passed on from the caller.
-        let pixels = unsafe { self.pixels::<U>(y) };
+    pub unsafe fn prepare<U: TileUnit>(&mut self, simd: Simd<U>, y: usize) {
+        // SAFETY: the caller's row exists.
+        let pixels = unsafe { self.pixels(simd, y) };
+        let vector = simd.vector();
         let point_len = self.quads * self.quad_len();
         for quad in 0..self.quads {
             for block in 0..self.tiling.blocks {
@@ -81,12 +80,12 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
                     // SAFETY: windows are made of whole tiles, and the ring has tiles for every point.
                     unsafe {
                         if NARROW {
-                            store_narrow::<U::Vector, PLANES>(points(windows[0], at), to.add(at), point_len);
+                            store_narrow::<_, PLANES>(points(vector, windows[0], at), to.add(at), point_len);
                         } else {
-                            let points: [Window<U::Vector>; 2] = [points(windows[0], at), points(windows[1], at)];
+                            let points = [points(vector, windows[0], at), points(vector, windows[1], at)];
                             for point in 0..POINTS {
                                 let to = to.add(point * point_len + at);
-                                store_planes::<U, PLANES>((points[0][point], points[1][point]), to);
+                                store_planes::<U, PLANES>(simd, (points[0][point], points[1][point]), to);
                             }
                         }
                     }
@@ -100,7 +99,7 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
     /// # Safety
     /// As for [`prepare`](Self::prepare).
     #[inline(always)]
-    unsafe fn pixels<U: TileUnit>(&mut self, y: usize) -> *const f32 {
+    unsafe fn pixels<U: TileUnit>(&mut self, simd: Simd<U>, y: usize) -> *const f32 {
         let tiles = self.tiling.row_tiles();
         if let Some(stored) = self.values.stored().filter(|_| PLANES == MAX_PLANES) {
             return stored.wrapping_add(y * tiles * stored_tile(PLANES));
@@ -109,10 +108,9 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
         for tile in 0..tiles {
             for channel in (0..HALF).step_by(U::Vector::LANES) {
                 let to = to.wrapping_add(2 * tile * TILE + channel);
-                let copy =
-                    Copy::<U> { tensors: self.values.tensors(), images: self.values.images, to, unit: PhantomData };
-                // SAFETY: the tile lies inside the source, and there is room for a row of them.
-                unsafe { self.values.visit::<U::Vector, PLANES>(Part { row: y, tile, channel }, copy) };
+                let copy = Copy { tensors: self.values.tensors(), images: self.values.images, to, simd: simd.vector() };
+                // SAFETY: the tile is one of the caller's row, of which both halves have room in single precision.
+                unsafe { self.values.visit::<_, PLANES>(simd.vector(), Part { row: y, tile, channel }, copy) };
             }
         }
         to
@@ -120,22 +118,22 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
 }
 
 /// Works out part of a tile, in single precision.
-struct Copy<U> {
+struct Copy<V> {
     tensors: [*const f32; 2],
     images: usize,
     to: *mut f32,
-    unit: PhantomData<U>,
+    simd: Simd<V>,
 }
 
-impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Copy<U> {
+impl<V: Vector, const PLANES: usize> Visitor<V, PLANES> for Copy<V> {
     #[inline(always)]
-    unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
+    unsafe fn visit<S: Steps<V>>(self, tile: usize, at: usize, steps: S) {
         let [first, second] = self.tensors.map(|tensor| tensor.wrapping_add(tile));
         for image in 0..LANE_GROUP {
             let to = self.to.wrapping_add(image * HALF);
-            // SAFETY: passed on from the caller; `to` has room for both halves.
+            // SAFETY: the caller's part exists, and `to` has room for both halves of it.
             unsafe {
-                let zero = U::Vector::splat(0.0);
+                let zero = self.simd.zero();
                 let value = if image < self.images {
                     steps.image::<PLANES>(first, second, at + image * HALF)
                 } else {
@@ -151,17 +149,15 @@ impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Copy<U> {
 /// Part of a window at the points.
 ///
 /// # Safety
-/// The window is made of tiles, and the machine has the vector's instructions.
+/// The window is made of tiles, and a vector's lanes from `at` on lie inside them.
 #[inline(always)]
-unsafe fn points<V: Vector>(window: [*const f32; WINDOW], at: usize) -> Window<V> {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let mut pixels = [V::splat(0.0); WINDOW];
-        for x in 0..WINDOW {
-            pixels[x] = V::load(window[x].add(at));
-        }
-        Input::apply(pixels)
+unsafe fn points<V: Vector>(simd: Simd<V>, window: [*const f32; WINDOW], at: usize) -> Window<V> {
+    let mut pixels = [simd.zero(); WINDOW];
+    for x in 0..WINDOW {
+        // SAFETY: the caller's window is made of tiles.
+        pixels[x] = unsafe { simd.load(window[x].add(at)) };
     }
+    Input::apply(simd, pixels)
 }
 
 /// Splits values at the points into planes, two to a tile.
@@ -171,9 +167,10 @@ unsafe fn points<V: Vector>(window: [*const f32; WINDOW], at: usize) -> Window<V
 #[inline(always)]
 unsafe fn store_narrow<V: Vector, const PLANES: usize>(points: Window<V>, to: *mut f32, point_len: usize) {
     for point in 0..POINTS {
-        // SAFETY: passed on from the caller.
+        let planes = planes::<V, PLANES>(points[point]);
+        // SAFETY: the caller gives room in each tile of the point, which are one for two planes and two for three.
         unsafe {
-            let (planes, to) = (planes::<V, PLANES>(points[point]), to.add(point * point_len));
+            let to = to.add(point * point_len);
             V::zip_high(planes[0], planes[1]).store(to);
             if PLANES == 3 {
                 V::zip_high(planes[2], planes[0]).store(to.add(TILE));
