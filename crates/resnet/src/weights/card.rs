@@ -405,7 +405,8 @@ mod tests {
     #[test]
     fn sizes_are_checked_before_anything_is_made_of_them() {
         let huge = usize::MAX / 2;
-        let changes: [(&str, fn(&mut Network, usize)); 6] = [
+        type Change = fn(&mut Network, usize);
+        let changes: [(&str, Change); 6] = [
             ("images of 1 to", |network, huge| network.input.width = huge),
             ("images of 1 to", |network, _| network.input.channels = 0),
             ("channels in a layer", |network, huge| network.stages[1].channels = huge),

@@ -148,7 +148,10 @@ pub fn write_view(path: &Path, state: &StateView<'_>, metadata: &Metadata) -> Re
 
 fn checksum(values: &[f32]) -> u32 {
     let mut sum = crc32fast::Hasher::new();
-    let Ok(()) = in_pieces(values, |bytes| Ok::<_, std::convert::Infallible>(sum.update(bytes)));
+    let Ok(()) = in_pieces(values, |bytes| {
+        sum.update(bytes);
+        Ok::<_, std::convert::Infallible>(())
+    });
     sum.finalize()
 }
 
