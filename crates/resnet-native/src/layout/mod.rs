@@ -1,8 +1,8 @@
 //! How activations lie in memory.
 //!
-//! For training ([`Layout`]) the images of a batch are interleaved, 16 to a *lane group*: [`lanes`] keeps
+//! For training ([`Layout`]) the images of a batch are interleaved, 16 to a *lane group*: `lanes` keeps
 //! single precision, [`tiles`] what a matrix unit multiplies. For inference ([`Pixels`]) vectors and tiles
-//! hold the pixels of one image. [`gather`] and [`windows`] list what each pixel written by a convolution
+//! hold the pixels of one image. [`gather`] and `windows` list what each pixel written by a convolution
 //! reads in them; [`numbers`] says how values shorter than single precision are kept.
 //!
 //! Memory is counted in 32-bit words, a float or two values in bf16. What belongs to no image, no
@@ -28,7 +28,7 @@ use tiles::{Tiling, stored_tile};
 /// One of the ways to store activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Single precision, images innermost: see [`lanes`].
+    /// Single precision, images innermost: see `lanes`.
     Lanes,
     /// Tiles, in bf16, in 24 bits or in single precision: see [`tiles`].
     Tiles {
