@@ -35,13 +35,13 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(x86_code)]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(x86_code)]
             Self::Avx512 => is_x86_feature_detected!("avx512f"),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(x86_code)]
             Self::Amx => amx::is_available(),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(not(x86_code))]
             _ => false,
         }
     }
@@ -81,7 +81,7 @@ pub fn choose(isa: Option<Isa>) -> Result<Isa> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(x86_code)]
 mod amx {
     //! Whether a machine's matrix unit may be used.
 

@@ -4,7 +4,7 @@ use resnet_graph::Precision;
 
 use super::infer::PixelKernels;
 use super::isa::portable;
-#[cfg(target_arch = "x86_64")]
+#[cfg(x86_code)]
 use super::isa::{amx, avx2, avx512};
 use super::train::{KernelSet, Kernels};
 use super::{Isa, choose};
@@ -60,15 +60,15 @@ pub fn select_pixels(isa: Option<Isa>, format: Format) -> Result<&'static dyn Pi
         };
     }
     Ok(match (isa, format) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Avx2, Format::Single) => &avx2::SinglePixels,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Avx2, _) => planes!(avx2),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Avx512 | Isa::Amx, Format::Single) => &avx512::SinglePixels,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Avx512, _) => planes!(avx512),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Amx, _) => planes!(amx),
         (_, Format::Single) => &portable::SinglePixels,
         _ => planes!(portable),
@@ -78,9 +78,9 @@ pub fn select_pixels(isa: Option<Isa>, format: Format) -> Result<&'static dyn Pi
 /// Its kernels for the head; to be given out only where the machine has it.
 fn head_kernels(isa: Isa) -> &'static dyn Kernels {
     match isa {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         Isa::Avx2 => &avx2::F32,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         Isa::Avx512 | Isa::Amx => &avx512::F32,
         _ => &portable::F32,
     }
@@ -89,19 +89,19 @@ fn head_kernels(isa: Isa) -> &'static dyn Kernels {
 /// Its kernels for the convolutional part, likewise.
 fn body_kernels(isa: Isa, precision: Precision) -> &'static dyn Kernels {
     match (isa, precision) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Avx2, Precision::Tf32) => &avx2::Tf32,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Avx2, Precision::Bf16) => &avx2::Bf16,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Avx512, Precision::Tf32) => &avx512::Tf32,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Avx512, Precision::Bf16) => &avx512::Bf16,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Amx, Precision::F32) => &amx::F32,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Amx, Precision::Tf32) => &amx::Tf32,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         (Isa::Amx, Precision::Bf16) => &amx::Bf16,
         (_, Precision::F32) => head_kernels(isa),
         (_, Precision::Tf32) => &portable::Tf32,

@@ -1,13 +1,13 @@
 //! Denormal numbers.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(x86_code)]
 use std::arch::asm;
 use std::marker::PhantomData;
 
 /// Makes this thread treat denormal numbers as zero, until what it returns is dropped: arithmetic on them costs two
 /// hundred times as much, and gradients run through them on their way to zero.
 pub fn flush_denormals() -> FlushedDenormals {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(x86_code)]
     {
         const FLUSH_TO_ZERO: u32 = 1 << 15;
         const DENORMALS_ARE_ZERO: u32 = 1 << 6;
@@ -17,7 +17,7 @@ pub fn flush_denormals() -> FlushedDenormals {
         set_control(control | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO);
         FlushedDenormals { control, thread: PhantomData }
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(x86_code))]
     FlushedDenormals { thread: PhantomData }
 }
 
@@ -25,7 +25,7 @@ pub fn flush_denormals() -> FlushedDenormals {
 #[must_use]
 pub struct FlushedDenormals {
     /// The control word before.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(x86_code)]
     control: u32,
     /// Keeps this on its thread.
     thread: PhantomData<*const ()>,
@@ -33,12 +33,12 @@ pub struct FlushedDenormals {
 
 impl Drop for FlushedDenormals {
     fn drop(&mut self) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(x86_code)]
         set_control(self.control);
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(x86_code)]
 fn set_control(control: u32) {
     // SAFETY: SSE is part of x86-64; but for the two denormal bits the word is the one the thread had.
     unsafe { asm!("ldmxcsr [{}]", in(reg) &control, options(nostack)) };

@@ -289,7 +289,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::hint::black_box;
     use std::sync::Barrier;
     use std::thread::scope;
 
@@ -396,9 +395,10 @@ mod tests {
         assert!(shared.upgrade().is_none());
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(x86_code)]
     #[test]
     fn denormals_are_zero_in_a_loop_and_nowhere_else() {
+        use std::hint::black_box;
         let half_the_smallest = || black_box(f32::MIN_POSITIVE) / black_box(2.0);
         for threads in [1, 4] {
             let mut found = [1.0; 16];
