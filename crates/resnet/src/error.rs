@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::ClassMismatch;
 use crate::StateMismatch;
-use crate::data::ClassMismatch;
 
 /// What can go wrong, worded for the person at the terminal.
 #[derive(Debug, thiserror::Error)]

@@ -1,10 +1,12 @@
 //! Deep residual learning (He, Zhang, Ren, Sun: arXiv:1512.03385), end to end.
 //!
-//! A network is data ([`arch::Network`]); an [`engine::Engine`] runs it. Data flows one way:
-//! [`data`] -> [`engine`] -> [`train`] -> [`eval`] -> [`report`]. A [`StateDict`] is the only thing that
-//! crosses between engines, files and other frameworks; a [`model::Model`] is what training leaves.
+//! A network is data ([`arch::Network`]); an [`engine::Engine`] runs it. Data flows one way: [`data`] makes
+//! batches, an [`engine`] learns from them, [`train`] is the loop around it, which measures with [`eval`],
+//! and [`report`] draws what came of it. A [`StateDict`] is the only thing that crosses between engines,
+//! [`weights`] and other frameworks; a [`model::Model`] is what training leaves.
 
 pub mod arch;
+mod classes;
 pub mod data;
 pub mod engine;
 mod error;
@@ -16,6 +18,7 @@ mod state;
 pub mod train;
 pub mod weights;
 
+pub use classes::{ClassMismatch, same_classes};
 pub use error::{Error, Result};
 pub use state::{StateDict, StateMismatch, StateView, Tensor, TensorView};
 

@@ -19,7 +19,6 @@
 //! A data set knows no view, and a view no data set: `view/` and `image/` import nothing of
 //! `source/` but the trait.
 
-mod classes;
 mod fingerprint;
 mod image;
 mod loader;
@@ -29,7 +28,6 @@ mod source;
 mod view;
 mod workers;
 
-pub use classes::{ClassMismatch, same_classes};
 pub use fingerprint::{Fingerprint, Identity};
 pub use image::{Image, Span};
 pub use loader::{Batch, Batches, Loader, Shard};

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::Model;
 use crate::arch::Network;
-use crate::data::{Normalizer, Splits, same_classes};
+use crate::data::{Normalizer, Splits};
 use crate::train::{Kept, RunDir};
 use crate::weights::{self, Card, Weights, safetensors};
-use crate::{Error, Result, StateDict};
+use crate::{Error, Result, StateDict, same_classes};
 
 /// Name of the classifier's weights, `[classes, features]`.
 const CLASSIFIER: &str = "fc.weight";

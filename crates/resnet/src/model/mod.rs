@@ -55,10 +55,10 @@ use std::path::Path;
 pub use draft::Draft;
 
 use crate::arch::Network;
-use crate::data::{Normalizer, same_classes};
+use crate::data::Normalizer;
 use crate::engine::{self, Engine, Options};
 use crate::weights::{Card, Metadata, Provenance, fit, safetensors};
-use crate::{Result, StateDict};
+use crate::{Result, StateDict, same_classes};
 
 /// A trained network with all that using it takes.
 #[derive(Clone, Debug, PartialEq)]

@@ -21,7 +21,7 @@ use crate::engine::{Batch, Engine, OptimizerState, Part, Peers};
 use crate::eval::evaluate;
 use crate::files::remove_unfinished;
 use crate::weights::{Card, Metadata, Provenance, safetensors};
-use crate::{Error, Result, StateDict, StateView, TensorView};
+use crate::{Error, Result, StateDict, StateView, TensorView, same_classes};
 
 /// A run that is ready to start or to go on.
 pub struct Run {
@@ -119,7 +119,7 @@ impl Run {
         let path = dir.resume();
         let saved = path.try_exists().map_err(Error::io(&path))?.then(|| Checkpoint::read(&path)).transpose()?;
         if let Some(known) = saved.as_ref().and_then(|saved| saved.data.as_ref()) {
-            data::same_classes(&known.classes, data.train.classes())
+            same_classes(&known.classes, data.train.classes())
                 .map_err(|error| Error::format(&path, error.to_string()))?;
         }
         let (network, data) = match_up(&mut config, data)?;
