@@ -23,6 +23,6 @@ pub use infer::{PixelAvgPool, PixelConv, PixelKernels, PixelLoad};
 pub use instruction_set::{Isa, choose};
 pub use select::{fastest_precision, select, select_inference, select_pixels};
 pub use train::{
-    Affine, AvgPool, ConvBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeReduce, Pack,
-    PadShortcut, Reduction, Source, Sums, WeightGradientBand,
+    AvgPool, ConvBand, ConvOperands, Epilogue, Images, KernelSet, Kernels, NormReduction, NormValues, Normalize,
+    NormalizeReduce, Operand, Pack, PadShortcut, ReluMask, WeightGradientBand,
 };

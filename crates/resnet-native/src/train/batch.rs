@@ -7,14 +7,13 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::kernels::{KernelSet, Pack};
+use crate::kernels::{KernelSet, NormValues, Pack};
 use crate::layout::LANE_GROUP;
 use crate::layout::tiles::HALF;
 use crate::profile::StepTime;
 use crate::threads::Team;
 use crate::train::context::{BatchContext, Context, non_temporal};
 use crate::train::micro_batch::MicroBatch;
-use crate::train::norm_values::NormValues;
 use crate::train::plan::{Backward, Forward, Plan};
 use crate::train::program::{Layer, Program};
 use resnet_graph::{Shape, Work};

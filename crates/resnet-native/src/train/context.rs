@@ -1,11 +1,10 @@
 //! What all parts of a batch share while they are taken through the network.
 
-use crate::kernels::{Gate, KernelSet, Kernels, Reduction, Source};
+use crate::kernels::{KernelSet, Kernels, NormReduction, NormValues, Operand};
 use crate::layout::{Layout, lane_groups};
 use crate::memory::Buffer;
 use crate::threads::Team;
-use crate::train::norm_values::NormValues;
-use crate::train::plan::{Plan, Read, Rectifier, Reduce};
+use crate::train::plan::Plan;
 use crate::train::program::Program;
 use resnet_graph::Shape;
 
@@ -53,40 +52,28 @@ pub struct BatchContext<'a> {
 }
 
 impl<'a> BatchContext<'a> {
-    /// What a convolution reads from its [places](Read::places) in a group of `images`.
-    pub fn source<'b>(&self, read: Read<Buffer>, [first, second]: [&'b [f32]; 2], images: usize) -> Source<'b>
+    /// An operand whose [tensors](Operand::tensors) are these.
+    pub fn operand<'b>(
+        &self,
+        operand: Operand<Buffer, usize>,
+        tensors: [&'b [f32]; 2],
+    ) -> Operand<&'b [f32], &'b NormValues>
     where
         'a: 'b,
     {
-        match read {
-            Read::Stored(_) => Source::Stored(first),
-            Read::Normalized { norm, .. } => {
-                Source::Normalized { input: first, affine: self.norms[norm].affine(), images }
-            }
-            Read::NormGradient { norm, .. } => {
-                let factors = self.norms[norm].factors.each_ref().map(Vec::as_slice);
-                Source::NormGradient { gradient: first, input: second, factors, images }
-            }
-        }
+        operand.of(tensors, |norm| &self.norms[norm])
     }
 
-    /// What becomes of the gradient of a batch norm's output, from its [places](Reduce::places) in the rows of a band.
+    /// A reduction whose [tensors](NormReduction::tensors) are these, in the rows of a band.
     pub fn reduction<'b>(
         &self,
-        reduce: Reduce<Buffer>,
-        [input, rectified]: [&'b [f32]; 2],
-        sums: &'b mut [f64],
-    ) -> Reduction<'b>
+        reduction: NormReduction<Buffer, usize>,
+        tensors: [&'b [f32]; 2],
+    ) -> NormReduction<&'b [f32], &'b NormValues>
     where
         'a: 'b,
     {
-        let values = &self.norms[reduce.norm];
-        let gate = match reduce.mask {
-            Rectifier::None => Gate::Open,
-            Rectifier::OfInput => Gate::Input(values.affine()),
-            Rectifier::OfSum(_) => Gate::Output(rectified),
-        };
-        Reduction { gate, input, mean: &values.mean, inv_std: &values.inv_std, sums }
+        reduction.of(tensors, |norm| &self.norms[norm])
     }
 }
 

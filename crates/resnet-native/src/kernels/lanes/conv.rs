@@ -1,14 +1,13 @@
 //! Convolution: a tile of output channels by output pixels stays in registers while the taps and the
 //! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
 
-use super::normalize::masked;
 use super::pack::packed_len;
 use super::rows::Rows;
 use super::{Simd, Vector, winograd};
 use crate::geometry::{Run, Tap};
 use crate::kernels::train::MAX_KERNEL;
 use crate::kernels::winograd::fits;
-use crate::kernels::{ConvBand, Gate, Sums};
+use crate::kernels::{ConvBand, Epilogue};
 use crate::layout::{LANE_GROUP, Layout, lane_mask};
 
 /// Taps of the largest kernel.
@@ -39,10 +38,10 @@ fn direct<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: ConvBa
     let gather = band.gather;
     let (in_channels, out_channels) = (gather.from.channels, gather.to.channels);
     let pixel = in_channels * LANE_GROUP;
-    let rows = Rows::new(simd, band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel);
+    let rows = Rows::new(simd, band.input, band.images, gather.rows_read(band.rows.clone()), gather.from.width * pixel);
     let block_len = gather.kernel * gather.kernel * in_channels * K;
     let non_temporal = band.non_temporal();
-    let mut sums = band.sums;
+    let epilogue = band.epilogue;
     for first in (0..out_channels).step_by(K) {
         let mut tile = Tile::<'_, V, K> {
             input: rows.group(),
@@ -53,15 +52,15 @@ fn direct<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: ConvBa
             simd,
             sums: [[simd.zero(); 2]; K],
             pivot: [0.0; K],
-            mask: lane_mask(sums.images()),
+            mask: lane_mask(band.images),
             output: band.output.as_mut_ptr(),
             first,
-            measured: Measured::of(&sums),
+            epilogue,
             non_temporal,
         };
         let mut totals = [[0.0f64; 2]; K];
-        if !matches!(tile.measured, Measured::Nothing) {
-            tile.pivot[..tile.channels].copy_from_slice(&sums.pivot()[first..first + tile.channels]);
+        if epilogue.sums_up() {
+            tile.pivot[..tile.channels].copy_from_slice(&epilogue.pivot()[first..first + tile.channels]);
         }
         for (index, row) in band.rows.clone().enumerate() {
             for run in &gather.columns {
@@ -92,69 +91,16 @@ fn direct<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: ConvBa
                     done += pixels;
                 }
             }
-            if !matches!(tile.measured, Measured::Nothing) {
+            if epilogue.sums_up() {
                 tile.flush_sums(&mut totals);
             }
         }
-        if !matches!(tile.measured, Measured::Nothing) {
-            sums.totals()[2 * first..][..2 * tile.channels].copy_from_slice(totals[..tile.channels].as_flattened());
+        if epilogue.sums_up() {
+            band.sums[2 * first..][..2 * tile.channels].copy_from_slice(totals[..tile.channels].as_flattened());
         }
     }
-    sums.finish();
+    epilogue.finish(band.sums);
     V::fence(simd);
-}
-
-/// What [`Sums`] ask of the values written.
-#[derive(Clone, Copy)]
-pub enum Measured<'a> {
-    Nothing,
-    Moments,
-    /// Masked by the ReLU first, with what the batch norm read.
-    Gradient(Gate<'a>, *const f32),
-}
-
-impl<'a> Measured<'a> {
-    pub fn of(sums: &Sums<'a>) -> Self {
-        match sums {
-            Sums::None => Self::Nothing,
-            Sums::Moments(_) => Self::Moments,
-            Sums::Gradient(reduction) => Self::Gradient(reduction.gate, reduction.input.as_ptr()),
-        }
-    }
-
-    /// Adds a value to the sums of its channel: its distance from the pivot and the square of that, or the gradient and
-    /// the same times the distance of the batch norm's input from the pivot. Returns what is to be written.
-    ///
-    /// # Safety
-    /// `at` lies inside what the gradient is summed with; the channel exists.
-    #[inline(always)]
-    pub unsafe fn add<V: Vector>(
-        self,
-        simd: Simd<V>,
-        value: V,
-        at: usize,
-        channel: usize,
-        [pivot, mask]: [V; 2],
-        sums: &mut [V; 2],
-    ) -> V {
-        match self {
-            Self::Nothing => value,
-            Self::Moments => {
-                let centred = value.sub(pivot).mul(mask);
-                *sums = [sums[0].add(centred), centred.mul_add(centred, sums[1])];
-                value
-            }
-            Self::Gradient(gate, input) => {
-                // SAFETY: the caller's place lies inside the tensors that the gradient is summed with.
-                let (input, g) = unsafe {
-                    let input = simd.load(input.add(at));
-                    (input, masked(simd, gate, value, input, at, channel))
-                };
-                *sums = [sums[0].add(g), g.mul_add(input.sub(pivot), sums[1])];
-                g
-            }
-        }
-    }
 }
 
 /// Lists where the taps of a row and a run read; returns how many there are.
@@ -243,7 +189,7 @@ struct Tile<'a, V, const K: usize> {
     output: *mut f32,
     /// The first channel.
     first: usize,
-    measured: Measured<'a>,
+    epilogue: Epilogue<'a>,
     /// Whether the output is written with non-temporal stores.
     non_temporal: bool,
 }
@@ -285,7 +231,7 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
                     if self.accumulate {
                         value = value.add(simd.load(self.output.add(at)));
                     }
-                    let value = self.measured.add(simd, value, at, self.first + k, factors, &mut self.sums[k]);
+                    let value = self.epilogue.apply(simd, value, at, self.first + k, factors, &mut self.sums[k]);
                     value.store_either(self.output.add(at), self.non_temporal);
                 }
             }

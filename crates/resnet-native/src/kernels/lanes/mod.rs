@@ -7,6 +7,7 @@
 #![expect(clippy::needless_range_loop, reason = "loops over registers read better, and unroll, by index")]
 
 mod conv;
+mod epilogue;
 mod normalize;
 mod pack;
 mod peak;

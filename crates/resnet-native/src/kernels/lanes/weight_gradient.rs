@@ -3,8 +3,8 @@
 
 use super::rows::Rows;
 use super::{Simd, Vector, gradient_len, winograd};
-use crate::kernels::WeightGradientBand;
 use crate::kernels::winograd::fits;
+use crate::kernels::{ConvOperands, WeightGradientBand};
 use crate::layout::{LANE_GROUP, Layout};
 
 /// Kernel columns of a tile.
@@ -36,8 +36,9 @@ fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(simd: Simd<V
     let (kernel, inputs) = (band.conv.horizontal.kernel, band.conv.inputs);
     let gradient = band.gradient.as_mut_ptr();
     let (input_row, output_row) = (Layout::Lanes.row_len(band.conv.input()), Layout::Lanes.row_len(band.conv.output()));
-    let input_rows = Rows::new(simd, band.inputs[0], band.conv.rows_read(band.rows.clone()), input_row);
-    let output_rows = Rows::new(simd, band.output_gradients[0], band.rows.clone(), output_row);
+    let ConvOperands { input, output_gradient, images } = band.groups[0];
+    let input_rows = Rows::new(simd, input, images, band.conv.rows_read(band.rows.clone()), input_row);
+    let output_rows = Rows::new(simd, output_gradient, images, band.rows.clone(), output_row);
     let groups = (input_rows.group(), output_rows.group());
     for row in 0..kernel {
         for column in (0..kernel).step_by(X) {

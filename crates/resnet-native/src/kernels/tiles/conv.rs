@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::operand::Values;
+use super::operand::TileOperand;
 use super::pack::{chunk_len, packed_len};
 use super::rows::{Rows, row_steps};
 use super::writer::{Place, Writer};
@@ -26,7 +26,7 @@ pub fn conv<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: ConvBand<'_>)
     }
     let row_tiles = Tiling::new(gather.from).row_tiles() * PLANES;
     let (rows_at_once, kept) = rows_at_once(gather, all.clone(), row_tiles, PREPARED_TILES);
-    let input = Values::new(band.input, gather.from);
+    let input = TileOperand::new(band.input, band.images, gather.from);
     let mut scratch = SCRATCH.take();
     let ring_len = Rows::<PLANES>::scratch_len(&input, gather.from, kept);
     scratch.resize(scratch.len().max(ring_len), Tile::ZERO);

@@ -4,14 +4,13 @@
 
 use std::ops::Range;
 
-use super::operand::{Part, Steps, Values, Visitor};
+use super::operand::{Part, PartOperand, TileOperand, Visitor};
 use super::rows::row_steps;
 use super::{Pair, SCRATCH, Simd, Tile, TileUnit, Vector, ZERO, gradient_len, plane_products, store_planes};
 use crate::geometry::Conv2d;
-use crate::kernels::{Source, WeightGradientBand};
+use crate::kernels::{ConvOperands, WeightGradientBand};
 use crate::layout::tiles::{HALF, TILE, Tiling};
 use crate::layout::{LANE_GROUP, Layout, MAX_PLANES};
-use resnet_graph::Shape;
 
 /// Columns of pixels, over whole rows, that the sums stay in registers for.
 const COLUMNS: usize = 32;
@@ -29,6 +28,13 @@ pub fn weight_gradient<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: We
     let inputs_kept = (rows_at_once - 1) * vertical.stride + vertical.kernel;
     let input_row = horizontal.input * input.chunks() * PLANES;
     let output_row = horizontal.output * output.chunks() * PLANES;
+    let groups = band.groups.iter();
+    let (input_groups, gradient_groups) = groups
+        .map(|&ConvOperands { input, output_gradient, images }| {
+            let input = TileOperand::new(input, images, band.conv.input());
+            (input, TileOperand::new(output_gradient, images, band.conv.output()))
+        })
+        .unzip();
     band.gradient.fill(0.0);
     let gradient = band.gradient.as_mut_ptr();
     let mut scratch = SCRATCH.take();
@@ -39,8 +45,8 @@ pub fn weight_gradient<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: We
         simd,
         unit: U::new(simd),
         conv: band.conv,
-        input_values: values(band.inputs, band.conv.input()),
-        gradient_values: values(band.output_gradients, band.conv.output()),
+        input_groups,
+        gradient_groups,
         input,
         output,
         inputs_kept,
@@ -63,19 +69,14 @@ pub fn weight_gradient<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: We
     SCRATCH.set(scratch);
 }
 
-/// The values of some groups.
-fn values<'a>(groups: &[Source<'a>], shape: Shape) -> Vec<Values<'a>> {
-    groups.iter().map(|&group| Values::new(group, shape)).collect()
-}
-
 struct Pass<'a, U, const PLANES: usize> {
     simd: Simd<U>,
     unit: U,
     conv: &'a Conv2d,
     /// The input in each group.
-    input_values: Vec<Values<'a>>,
+    input_groups: Vec<TileOperand<'a>>,
     /// The gradient of the output in each group.
-    gradient_values: Vec<Values<'a>>,
+    gradient_groups: Vec<TileOperand<'a>>,
     input: Tiling,
     output: Tiling,
     /// Rows of the input that `inputs` has room for.
@@ -94,7 +95,7 @@ struct Pass<'a, U, const PLANES: usize> {
 #[inline(always)]
 unsafe fn zip<U: TileUnit, const PLANES: usize>(
     simd: Simd<U>,
-    groups: &[Values<'_>],
+    groups: &[TileOperand<'_>],
     row: usize,
     tile: usize,
     halves: [*mut f32; 2],
@@ -120,19 +121,20 @@ struct Zip<U> {
 
 impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Zip<U> {
     #[inline(always)]
-    unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
+    unsafe fn visit<O: PartOperand<U::Vector>>(self, tile: usize, at: usize, operand: O) {
         let groups = self.groups.map(|tensors| tensors.map(|tensor| tensor.wrapping_add(tile)));
         let zip = Self { groups, ..self };
         // SAFETY: the caller's part exists, and images have a row in it.
         unsafe {
             for image in 0..zip.images[0].min(zip.images[1]) {
-                let (a, b) = (zip.image::<S, PLANES>(0, at, image, steps), zip.image::<S, PLANES>(1, at, image, steps));
+                let (a, b) =
+                    (zip.image::<O, PLANES>(0, at, image, operand), zip.image::<O, PLANES>(1, at, image, operand));
                 zip.store::<PLANES>(image, a, b);
             }
             for image in zip.images[0].min(zip.images[1])..LANE_GROUP {
                 let nothing = (zip.simd.vector().zero(), zip.simd.vector().zero());
-                let a = if image < zip.images[0] { zip.image::<S, PLANES>(0, at, image, steps) } else { nothing };
-                let b = if image < zip.images[1] { zip.image::<S, PLANES>(1, at, image, steps) } else { nothing };
+                let a = if image < zip.images[0] { zip.image::<O, PLANES>(0, at, image, operand) } else { nothing };
+                let b = if image < zip.images[1] { zip.image::<O, PLANES>(1, at, image, operand) } else { nothing };
                 zip.store::<PLANES>(image, a, b);
             }
         }
@@ -145,16 +147,16 @@ impl<U: TileUnit> Zip<U> {
     /// # Safety
     /// The group's tensors have a tile at their pointers.
     #[inline(always)]
-    unsafe fn image<S: Steps<U::Vector>, const PLANES: usize>(
+    unsafe fn image<O: PartOperand<U::Vector>, const PLANES: usize>(
         &self,
         group: usize,
         at: usize,
         image: usize,
-        steps: S,
+        operand: O,
     ) -> Pair<U::Vector> {
         let [first, second] = self.groups[group];
         // SAFETY: the caller's tile has a row for each of 16 images.
-        unsafe { steps.image::<PLANES>(first, second, at + image * HALF) }
+        unsafe { operand.image::<PLANES>(first, second, at + image * HALF) }
     }
 
     /// Stores the values of an image of each group.
@@ -194,7 +196,7 @@ unsafe fn zip_words<V: Vector>(simd: Simd<V>, groups: [*const f32; 2], halves: [
 #[inline(always)]
 unsafe fn side_by_side<U: TileUnit, const PLANES: usize>(
     simd: Simd<U>,
-    groups: &[Values<'_>],
+    groups: &[TileOperand<'_>],
     row: usize,
     (tile, row_tiles): (usize, usize),
     halves: [*mut f32; 2],
@@ -228,7 +230,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             let halves = zipped.each_mut().map(|planes| planes.as_mut_ptr().cast());
             // SAFETY: the tile is one of the caller's row, and each half has the most planes.
             unsafe {
-                side_by_side::<U, PLANES>(self.simd, &self.input_values, row, (tile, tiling.row_tiles()), halves)
+                side_by_side::<U, PLANES>(self.simd, &self.input_groups, row, (tile, tiling.row_tiles()), halves)
             };
             for (half, planes) in zipped.iter().enumerate() {
                 let Some(at) = place(tiling, tile, half, width) else { continue };
@@ -256,7 +258,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             });
             // SAFETY: the tile is one of the caller's row, and each half has all planes.
             unsafe {
-                side_by_side::<U, PLANES>(self.simd, &self.gradient_values, row, (tile, tiling.row_tiles()), halves)
+                side_by_side::<U, PLANES>(self.simd, &self.gradient_groups, row, (tile, tiling.row_tiles()), halves)
             };
         }
     }

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::super::conv::{Measured, Place, multiply};
+use super::super::conv::{Place, multiply};
 use super::super::rows::Rows;
 use super::super::{Simd, Vector};
 use super::pack::packed_len;
 use crate::geometry::Tap;
 use crate::kernels::winograd::transform::{self, Input, Transform};
 use crate::kernels::winograd::{KERNEL, POINTS, QUAD, Row, WINDOW};
-use crate::kernels::{ConvBand, Source, Sums};
+use crate::kernels::{ConvBand, Epilogue, NormValues, Operand};
 use crate::layout::gather::Gather;
 use crate::layout::{LANE_GROUP, Layout, lane_mask};
 use crate::memory::Scratch;
@@ -23,7 +23,7 @@ pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: Conv
     let gather = band.gather;
     let mut inputs = Inputs::new(gather);
     let mut sums = Scratch::take(POINTS * gather.to.channels.next_multiple_of(K) * P * LANE_GROUP);
-    let (input, weights, rows) = (band.input, band.weights, band.rows.clone());
+    let (input, images, weights, rows) = (band.input, band.images, band.weights, band.rows.clone());
     let mut writer = Writer::new(band);
     let quads = gather.to.width.div_ceil(QUAD);
     let read = gather.rows_read(rows.clone());
@@ -31,7 +31,7 @@ pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: Conv
     for (index, row) in rows.enumerate() {
         let taps = &gather.rows[row];
         let needed = taps.iter().map(|tap| tap.from + 1).max().unwrap_or(prepared);
-        inputs.prepare(simd, input, prepared..needed.max(prepared));
+        inputs.prepare(simd, (input, images), prepared..needed.max(prepared));
         prepared = needed.max(prepared);
         for first in (0..quads).step_by(P) {
             let product = Product { inputs: &mut inputs, taps, weights, channels: gather.to.channels, quad: first };
@@ -50,7 +50,7 @@ pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: Conv
         writer.flush_sums(simd);
     }
     V::fence(simd);
-    writer.sums_of_band.finish();
+    writer.epilogue.finish(writer.totals);
 }
 
 /// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place of a pixel. A row takes the
@@ -75,13 +75,18 @@ impl Inputs {
         (1 + (y % KERNEL * POINTS + point) * self.quads + quad) * self.row.pixel
     }
 
-    /// Transforms some rows.
+    /// Transforms some rows of an operand in a lane group of some images.
     #[inline(always)]
-    fn prepare<V: Vector>(&mut self, simd: Simd<V>, source: Source<'_>, range: Range<usize>) {
+    fn prepare<V: Vector>(
+        &mut self,
+        simd: Simd<V>,
+        (operand, images): (Operand<&[f32], &NormValues>, usize),
+        range: Range<usize>,
+    ) {
         let Row { width, pixel, .. } = self.row;
         let len = width * pixel;
         for y in range {
-            let rows = Rows::new(simd, source, y..y + 1, len);
+            let rows = Rows::new(simd, operand, images, y..y + 1, len);
             let scratch = self.scratch.all().as_mut_ptr();
             for quad in 0..self.quads {
                 let from = self.row.window(quad, rows.group().wrapping_add(y * len), scratch);
@@ -163,26 +168,27 @@ struct Writer<'a> {
     accumulate: bool,
     /// Whether the output is written with non-temporal stores.
     non_temporal: bool,
-    measured: Measured<'a>,
-    /// One value a channel, where something is measured.
+    epilogue: Epilogue<'a>,
+    /// One value a channel, zeros where nothing is summed.
     pivot: Vec<f32>,
     mask: [f32; LANE_GROUP],
     /// Sums over a row, `[channel][2][16 images]`.
     sums: Scratch,
-    sums_of_band: Sums<'a>,
+    /// Sums over the band, `[channel][2]`, where the epilogue takes them.
+    totals: &'a mut [f64],
 }
 
 impl<'a> Writer<'a> {
     fn new(band: ConvBand<'a>) -> Self {
         let (Shape { channels, width, .. }, non_temporal) = (band.gather.to, band.non_temporal());
-        let ConvBand { output, accumulate, sums: mut sums_of_band, .. } = band;
-        sums_of_band.totals().fill(0.0);
-        let mut pivot = sums_of_band.pivot().to_vec();
+        let ConvBand { output, accumulate, epilogue, sums: totals, images, .. } = band;
+        totals.fill(0.0);
+        let mut pivot = epilogue.pivot().to_vec();
         pivot.resize(channels, 0.0);
         let mut sums = Scratch::take(2 * channels * LANE_GROUP);
         sums.all().fill(0.0);
-        let (measured, mask) = (Measured::of(&sums_of_band), lane_mask(sums_of_band.images()));
-        Self { output, channels, width, accumulate, non_temporal, measured, pivot, mask, sums, sums_of_band }
+        let mask = lane_mask(images);
+        Self { output, channels, width, accumulate, non_temporal, epilogue, pivot, mask, sums, totals }
     }
 
     /// Writes some quads of a row.
@@ -242,7 +248,7 @@ impl<'a> Writer<'a> {
                     }
                     let at = first + (quad + j) * self.channels * LANE_GROUP;
                     let value = if self.accumulate { y[j].add(simd.load(output.add(at))) } else { y[j] };
-                    let value = self.measured.add(simd, value, at, channel, factors, &mut sums);
+                    let value = self.epilogue.apply(simd, value, at, channel, factors, &mut sums);
                     value.store_either(output.add(at), self.non_temporal);
                 }
             }
@@ -254,7 +260,7 @@ impl<'a> Writer<'a> {
     /// Moves the sums of a row on to double precision.
     #[inline(always)]
     fn flush_sums<V: Vector>(&mut self, simd: Simd<V>) {
-        for (lanes, total) in self.sums.all().chunks_exact_mut(LANE_GROUP).zip(self.sums_of_band.totals()) {
+        for (lanes, total) in self.sums.all().chunks_exact_mut(LANE_GROUP).zip(&mut *self.totals) {
             for part in lanes.chunks_exact(V::LANES) {
                 // SAFETY: the part has as many floats as a vector.
                 *total += f64::from(unsafe { simd.load(part.as_ptr()) }.sum());

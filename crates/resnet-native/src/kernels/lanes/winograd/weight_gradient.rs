@@ -22,7 +22,7 @@ const PAIR: usize = 2;
 #[inline(always)]
 pub fn weight_gradient<V: Vector, const K: usize, const C: usize>(simd: Simd<V>, band: WeightGradientBand<'_>) {
     band.check(Layout::Lanes, gradient_len(band.conv));
-    let (conv, horizontal) = (band.conv, band.conv.horizontal);
+    let (conv, horizontal, group) = (band.conv, band.conv.horizontal, band.groups[0]);
     let input = Row { width: horizontal.input, pixel: conv.inputs * LANE_GROUP, padding: horizontal.padding as isize };
     let output = Row { width: horizontal.output, pixel: conv.outputs * LANE_GROUP, padding: 0 };
     let quads = output.width.div_ceil(QUAD);
@@ -31,10 +31,10 @@ pub fn weight_gradient<V: Vector, const K: usize, const C: usize>(simd: Simd<V>,
     for first in band.rows.clone().step_by(step) {
         let rows = first..(first + step).min(band.rows.end);
         let read = conv.rows_read(rows.clone());
-        let inputs = Rows::new(simd, band.inputs[0], read.clone(), input.width * input.pixel);
-        let gradients = Rows::new(simd, band.output_gradients[0], rows.clone(), output.width * output.pixel);
-        let x = Operand { row: input, rows: read, channels: 0..conv.inputs, group: inputs.group(), quads };
-        let g = Operand { row: output, rows, channels: band.outputs.clone(), group: gradients.group(), quads };
+        let inputs = Rows::new(simd, group.input, group.images, read.clone(), input.width * input.pixel);
+        let gradients = Rows::new(simd, group.output_gradient, group.images, rows.clone(), output.width * output.pixel);
+        let x = Factor { row: input, rows: read, channels: 0..conv.inputs, group: inputs.group(), quads };
+        let g = Factor { row: output, rows, channels: band.outputs.clone(), group: gradients.group(), quads };
         // SAFETY: `inputs` and `gradients` hold the rows named.
         unsafe {
             add_pair::<V, K, C, 0>(simd, conv, &x, &g, band.gradient);
@@ -52,8 +52,8 @@ pub fn weight_gradient<V: Vector, const K: usize, const C: usize>(simd: Simd<V>,
 unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize>(
     simd: Simd<V>,
     conv: &Conv2d,
-    x: &Operand,
-    g: &Operand,
+    x: &Factor,
+    g: &Factor,
     gradient: &mut [f32],
 ) {
     // SAFETY: the caller's rows are there.
@@ -133,7 +133,7 @@ unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
 }
 
 /// Some rows of one factor.
-struct Operand {
+struct Factor {
     row: Row,
     rows: Range<usize>,
     channels: Range<usize>,
@@ -159,7 +159,7 @@ impl Points {
     }
 }
 
-impl Operand {
+impl Factor {
     /// Works out the values at a pair of points, in blocks of `BLOCK` channels; those past the last repeat it.
     ///
     /// # Safety

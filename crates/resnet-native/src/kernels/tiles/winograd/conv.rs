@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::super::conv::{multiply_tiles, rows_at_once};
-use super::super::operand::Values;
+use super::super::operand::TileOperand;
 use super::super::rows::row_steps;
 use super::super::writer::{Place, Writer};
 use super::super::{SCRATCH, Simd, Tile, TileUnit, Vector};
@@ -52,7 +52,7 @@ fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(simd: Simd<U>, band
         unit: U::new(simd),
         gather,
         quads,
-        inputs: PointRows::new(Values::new(band.input, gather.from), gather, quads, kept, rows),
+        inputs: PointRows::new(TileOperand::new(band.input, band.images, gather.from), gather, quads, kept, rows),
         weights: band.weights,
         written,
         sums,
