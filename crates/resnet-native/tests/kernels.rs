@@ -1,7 +1,8 @@
-//! Every kernel of every instruction set and precision against the definition in double precision, on random shapes.
+//! Every kernel of every instruction set and precision against the definition in double precision,
+//! on random shapes.
 //!
-//! A test is named after the kernels it is of: `avx2_bf16::conv`. It is skipped, and says so, where the machine lacks
-//! the instruction set.
+//! A test is named after the kernels it is of: `avx2_bf16::conv`. It is skipped, and says so, where
+//! the machine lacks the instruction set.
 
 mod harness;
 mod reference;
@@ -135,8 +136,8 @@ fn check_conv(tested: Tested, case: &Case, kind: Operand<(), ()>) {
     expected::moments(&exact, case, &pivot).assert_close(&sums, expected::epilogue(tolerance), &tested.name());
 }
 
-/// The gradient with respect to the input, which replaces what was there or adds to it, and a batch norm's reduction of
-/// it.
+/// The gradient with respect to the input, which replaces what was there or adds to it, and a batch
+/// norm's reduction of it.
 fn check_input_gradient(
     tested: Tested,
     case: &Case,

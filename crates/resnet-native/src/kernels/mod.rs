@@ -1,11 +1,13 @@
 //! The arithmetic, once for each instruction set.
 //!
-//! `train` and `infer` say what a kernel is given. The algorithms are generic over a [`vector`] type and,
-//! for bf16, over a unit that multiplies tiles: `lanes` and `tiles` for training, `pixels` for inference,
-//! `winograd` the mathematics of which both make use. `isa` holds those types, a file an instruction set,
-//! and chooses the blocking that fits the registers. [`select()`] is the one place that picks.
+//! `train` and `infer` say what a kernel is given. The algorithms are generic over a [`vector`]
+//! type and, for bf16, over a unit that multiplies tiles: `lanes` and `tiles` for training,
+//! `pixels` for inference, `winograd` the mathematics of which both make use. `isa` holds those
+//! types, a file an instruction set, and chooses the blocking that fits the registers. [`select()`]
+//! is the one place that picks.
 //!
-//! A kernel works on one *band*: consecutive rows of one lane group of images, or blocks of one image.
+//! A kernel works on one *band*: consecutive rows of one lane group of images, or blocks of one
+//! image.
 
 mod infer;
 mod instruction_set;

@@ -11,7 +11,8 @@ use resnet_graph::Shape;
 /// Side of the largest kernel.
 pub const MAX_KERNEL: usize = 7;
 
-/// The kernels of one instruction set for one precision. Activations lie in its [`layout`](Kernels::layout).
+/// The kernels of one instruction set for one precision. Activations lie in its
+/// [`layout`](Kernels::layout).
 pub trait Kernels: Send + Sync {
     /// The instruction set they are made of.
     fn isa(&self) -> Isa;
@@ -23,22 +24,22 @@ pub trait Kernels: Send + Sync {
     fn pack(&self, weights: Pack<'_>);
     /// Convolution, and its gradient with respect to the input.
     fn conv(&self, band: ConvBand<'_>);
-    /// Multiplies and adds as fast as it can, with nothing to load or store; returns how many multiply-adds
-    /// that were. What convolutions are measured against.
+    /// Multiplies and adds as fast as it can, with nothing to load or store; returns how many
+    /// multiply-adds that were. What convolutions are measured against.
     fn peak(&self, rounds: usize) -> u64;
     /// The weight gradient of a convolution, in the kernels' order.
     fn weight_gradient(&self, band: WeightGradientBand<'_>);
     /// Words of a [weight gradient](Kernels::weight_gradient).
     fn gradient_len(&self, conv: &Conv2d) -> usize;
-    /// Puts a whole [weight gradient](Kernels::weight_gradient) in the order of the weights, for the outputs from
-    /// `first` on that `gradient` has room for.
+    /// Puts a whole [weight gradient](Kernels::weight_gradient) in the order of the weights, for
+    /// the outputs from `first` on that `gradient` has room for.
     fn unpack_gradient(&self, conv: &Conv2d, summed: &[f32], first: usize, gradient: &mut [f32]);
     /// Stores the images of a lane group as the first convolution reads them.
     fn load_images(&self, images: Images<'_>);
     /// Batch norm with known statistics, shortcut and ReLU.
     fn normalize(&self, band: Normalize<'_>);
-    /// The first half of batch norm's gradient, where no convolution gave the gradient of its output; convolutions
-    /// recompute the second half on load.
+    /// The first half of batch norm's gradient, where no convolution gave the gradient of its
+    /// output; convolutions recompute the second half on load.
     fn normalize_reduce(&self, band: NormalizeReduce<'_>);
     /// Option A shortcut (arXiv:1512.03385, section 3.3): zero channels and a stride.
     fn pad_shortcut(&self, group: PadShortcut<'_>);
@@ -50,8 +51,8 @@ pub trait Kernels: Send + Sync {
     fn avg_pool_backward(&self, group: AvgPool<'_>);
 }
 
-/// The kernels of a network: those of its convolutional part, and those of its head, which is always in
-/// single precision.
+/// The kernels of a network: those of its convolutional part, and those of its head, which is
+/// always in single precision.
 #[derive(Clone, Copy)]
 pub struct KernelSet {
     /// Up to the pooling.
@@ -67,10 +68,11 @@ impl KernelSet {
     }
 }
 
-/// What a convolution reads: a tensor, or what batch norm makes of one, recomputed on load rather than written and
-/// read again.
+/// What a convolution reads: a tensor, or what batch norm makes of one, recomputed on load rather
+/// than written and read again.
 ///
-/// Tensors go by `P` and batch norms by `N`: in a plan places in memory and indices, in a kernel the values.
+/// Tensors go by `P` and batch norms by `N`: in a plan places in memory and indices, in a kernel
+/// the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operand<P, N> {
     /// The tensor as it is stored.
@@ -82,7 +84,8 @@ pub enum Operand<P, N> {
         /// The batch norm.
         norm: N,
     },
-    /// The gradient of a batch norm's input, `a * gradient + b * input + c` with its [factors](NormValues::factors).
+    /// The gradient of a batch norm's input, `a * gradient + b * input + c` with its
+    /// [factors](NormValues::factors).
     NormGradient {
         /// The gradient of the batch norm's output, masked by the ReLU: see [`NormReduction`].
         gradient: P,
@@ -103,7 +106,7 @@ impl<P: Copy, N> Operand<P, N> {
         }
     }
 
-    /// The same of other [tensors](Self::tensors) and another batch norm.
+    /// The same kind of operand, of other [tensors](Self::tensors) and another batch norm.
     pub fn of<Q, M>(self, [first, second]: [Q; 2], norm: impl FnOnce(N) -> M) -> Operand<Q, M> {
         match self {
             Self::Stored(_) => Operand::Stored(first),
@@ -126,8 +129,8 @@ pub struct NormValues {
     pub scale: Vec<f32>,
     /// What is added then.
     pub shift: Vec<f32>,
-    /// `a`, `b` and `c` of the gradient with respect to the input `y`, `a g + b y + c` for a gradient `g` of the
-    /// output, once the backward pass has come that far.
+    /// `a`, `b` and `c` of the gradient with respect to the input `y`, `a g + b y + c` for a
+    /// gradient `g` of the output, once the backward pass has come that far.
     pub factors: [Vec<f32>; 3],
 }
 
@@ -146,20 +149,23 @@ impl NormValues {
     }
 }
 
-/// Where the ReLU after a batch norm let values through, which masks a gradient. Tensors go by `P`, as in [`Operand`].
+/// Where the ReLU after a batch norm let values through, which masks a gradient. Tensors go by `P`,
+/// as in [`Operand`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReluMask<P> {
     /// Everywhere: there is no ReLU.
     None,
-    /// Where the batch norm's output is positive, recomputed from its input: cheaper than reading the output.
+    /// Where the batch norm's output is positive, recomputed from its input: cheaper than reading
+    /// the output.
     Input,
     /// Where this is positive, the ReLU's output: after an addition nothing else tells.
     Output(P),
 }
 
-/// The first half of a batch norm's gradient: the gradient `g` of its output is masked by the ReLU, which makes it
-/// that of the residual too, and summed, alone and times the normalised input. The second half is recomputed where
-/// it is read: [`Operand::NormGradient`]. Tensors go by `P` and batch norms by `N`, as in [`Operand`].
+/// The first half of a batch norm's gradient: the gradient `g` of its output is masked by the ReLU,
+/// which makes it that of the residual too, and summed, alone and times the normalised input. The
+/// second half is recomputed where it is read: [`Operand::NormGradient`]. Tensors go by `P` and
+/// batch norms by `N`, as in [`Operand`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormReduction<P, N> {
     /// The batch norm.
@@ -171,12 +177,13 @@ pub struct NormReduction<P, N> {
 }
 
 impl<P: Copy, N> NormReduction<P, N> {
-    /// The tensors read: the input, and the ReLU's output or, where that is not needed, the input again.
+    /// The tensors read: the input, and the ReLU's output or, where that is not needed, the input
+    /// again.
     pub fn tensors(&self) -> [P; 2] {
         [self.input, if let ReluMask::Output(output) = self.mask { output } else { self.input }]
     }
 
-    /// The same of other [tensors](Self::tensors) and another batch norm.
+    /// The same kind of reduction, of other [tensors](Self::tensors) and another batch norm.
     pub fn of<Q, M>(self, [input, output]: [Q; 2], norm: impl FnOnce(N) -> M) -> NormReduction<Q, M> {
         let mask = match self.mask {
             ReluMask::None => ReluMask::None,
@@ -207,23 +214,26 @@ pub struct ConvBand<'a> {
     pub non_temporal: bool,
     /// What is done with the results while they are in registers.
     pub epilogue: Epilogue<'a>,
-    /// Replaced by what the [epilogue](Epilogue) sums up, `[channel][2]`; empty where it sums nothing.
+    /// Replaced by what the [epilogue](Epilogue) sums up, `[channel][2]`; empty where it sums
+    /// nothing.
     pub sums: &'a mut [f64],
 }
 
-/// What a convolution does with its results while they are in registers: it sums them up for a batch norm.
+/// What a convolution does with its results while they are in registers: it sums them up for a
+/// batch norm.
 #[derive(Clone, Copy)]
 pub enum Epilogue<'a> {
     /// Nothing.
     None,
-    /// Forward, for the statistics of the batch norm that reads the results: sums of `y - pivot` and of
-    /// `(y - pivot)^2`. A pivot near the mean keeps `E[(y - pivot)^2] - E[y - pivot]^2` from cancelling.
+    /// Forward, for the statistics of the batch norm that reads the results: sums of `y - pivot`
+    /// and of `(y - pivot)^2`. A pivot near the mean keeps `E[(y - pivot)^2] - E[y - pivot]^2` from
+    /// cancelling.
     Moments {
         /// One value a channel.
         pivot: &'a [f32],
     },
-    /// Backward, for the batch norm whose output's gradient `g` this is, all of it with what was there before: sums
-    /// of `g`, masked, and of `g * (input - mean) * inv_std`.
+    /// Backward, for the batch norm whose output's gradient `g` this is, all of it with what was
+    /// there before: sums of `g`, masked, and of `g * (input - mean) * inv_std`.
     NormReduction(NormReduction<&'a [f32], &'a NormValues>),
 }
 
@@ -233,10 +243,11 @@ pub struct WeightGradientBand<'a> {
     pub conv: &'a Conv2d,
     /// Rows of the output's gradient to sum over.
     pub rows: Range<usize>,
-    /// The lane groups to sum over, at most [`Layout::weight_groups`]; each tensor is the same kind of operand of the
-    /// same batch norm in all of them.
+    /// The lane groups to sum over, at most [`Layout::weight_groups`]; each tensor is the same kind
+    /// of operand of the same batch norm in all of them.
     pub groups: &'a [ConvOperands<'a>],
-    /// Feature maps of the output to work on: all, where the layout does not [cut](Layout::cuts_outputs) them.
+    /// Feature maps of the output to work on: all, where the layout does not
+    /// [cut](Layout::cuts_outputs) them.
     pub outputs: Range<usize>,
     /// Replaced: `outputs` out of what [`Kernels::unpack_gradient`] takes.
     pub gradient: &'a mut [f32],
@@ -319,8 +330,8 @@ pub struct PadShortcut<'a> {
     pub output: &'a mut [f32],
 }
 
-/// Global average pooling, or its gradient, of one group; the mean is `[channel][16 images]` in single
-/// precision.
+/// Global average pooling, or its gradient, of one group; the mean is `[channel][16 images]` in
+/// single precision.
 pub struct AvgPool<'a> {
     /// Shape before.
     pub shape: Shape,
@@ -370,7 +381,8 @@ impl<'a> Epilogue<'a> {
         !matches!(self, Self::None)
     }
 
-    /// What is subtracted from each channel's values, or from their second factors, before they are summed.
+    /// What is subtracted from each channel's values, or from their second factors, before they are
+    /// summed.
     pub(super) fn pivot(self) -> &'a [f32] {
         match self {
             Self::None => &[],
@@ -396,7 +408,8 @@ impl NormReduction<&[f32], &NormValues> {
 }
 
 impl WeightGradientBand<'_> {
-    /// Panics unless lengths are those of `layout`, where all weights' gradient takes `whole` words.
+    /// Panics unless lengths are those of `layout`, where all weights' gradient takes `whole`
+    /// words.
     pub(super) fn check(&self, layout: Layout, whole: usize) {
         let conv = self.conv;
         assert!(self.rows.end <= conv.vertical.output && !self.rows.is_empty() && self.outputs.end <= conv.outputs);

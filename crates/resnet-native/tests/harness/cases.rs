@@ -40,8 +40,8 @@ pub fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-/// The convolutions of ImageNet's networks that [`cases`] has none of: a stem of 7x7 with step 2, and more than 512
-/// channels, which the shortcuts of deep stages read or write.
+/// The convolutions of ImageNet's networks that [`cases`] has none of: a stem of 7x7 with step 2,
+/// and more than 512 channels, which the shortcuts of deep stages read or write.
 pub fn large_cases() -> impl Iterator<Item = Case> {
     let kinds = [
         (Shape::new(3, 15, 18), 64, 7, 2, 17),
@@ -86,7 +86,8 @@ impl Case {
         self.conv.output()
     }
 
-    /// Runs a convolution over all groups, each in two bands; gives what it wrote and its sums over the batch.
+    /// Runs a convolution over all groups, each in two bands; gives what it wrote and its sums over
+    /// the batch.
     pub fn run(&self, kernels: &dyn Kernels, gather: &Gather, data: Data<'_>) -> (Vec<f32>, Vec<f32>) {
         let layout = kernels.layout();
         let mut weights = vec![f32::NAN; kernels.packed_len(gather)];

@@ -38,7 +38,8 @@ pub fn unpack(layout: Layout, groups: &[f32], shape: Shape, images: usize) -> Ve
     values
 }
 
-/// Words that begin with a line of the cache, as those of the engine do: only such are written past it.
+/// Words that begin with a line of the cache, as those of the engine do: only such are written past
+/// it.
 pub struct Lines {
     words: Vec<f32>,
     first: usize,

@@ -11,7 +11,8 @@ use crate::reference::{Exact, Tolerance};
 /// What sums in single precision may lose.
 pub const SUM: Tolerance = Tolerance { sum: 1e-6, result: 0.0 };
 
-/// What sums in single precision may lose where a few hundred squares are added up one after the other.
+/// What sums in single precision may lose where a few hundred squares are added up one after the
+/// other.
 pub const MOMENTS: Tolerance = Tolerance { sum: 4e-6, result: 0.0 };
 
 /// What an activation computed in a precision may lose.
@@ -29,7 +30,8 @@ fn summed(precision: Precision) -> Tolerance {
     if precision == Precision::Tf32 { Tolerance { sum: 2e-5, ..SUM } } else { SUM }
 }
 
-/// What a sum of products of an operand loses: factors recomputed on load are rounded before they are multiplied.
+/// What a sum of products of an operand loses: factors recomputed on load are rounded before they
+/// are multiplied.
 pub fn multiplied(precision: Precision, operand: Operand<(), ()>) -> Tolerance {
     match (operand, precision) {
         (Operand::Stored(()), _) | (_, Precision::F32) => summed(precision),
@@ -90,7 +92,8 @@ fn channel_sums(like: &[f32], shape: Shape, terms: impl Fn(usize, usize) -> [f64
     exact
 }
 
-/// What each tap of a convolution reads for each pixel it writes: `[image][channel, row, column][pixel]`.
+/// What each tap of a convolution reads for each pixel it writes: `[image][channel, row,
+/// column][pixel]`.
 pub fn im2col(conv: &Conv2d, images: &[f32]) -> Vec<f32> {
     let (input, output, shape) = (conv.input(), conv.output(), conv.im2col());
     let (kernel, stride, padding) = (conv.vertical.kernel, conv.vertical.stride, conv.vertical.padding);

@@ -20,7 +20,8 @@ pub struct Tested {
 }
 
 impl Tested {
-    /// None, with the reason printed, where this machine lacks the instruction set or `RESNET_ISA` forces another.
+    /// None, with the reason printed, where this machine lacks the instruction set or `RESNET_ISA`
+    /// forces another.
     pub fn new(isa: Isa, precision: Precision) -> Option<Self> {
         if !isa.is_available() {
             eprintln!("skipped: this machine has no {}", isa.name());

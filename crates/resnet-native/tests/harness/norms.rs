@@ -54,7 +54,8 @@ impl BatchNorm {
         NormReduction { norm: (), input: (), mask: self.mask }.of(tensors, |()| &self.values)
     }
 
-    /// Masks a gradient and gives its sums, `[channel][of g, of g * normalised]`, in the magnitudes of their terms.
+    /// Masks a gradient and gives its sums, `[channel][of g, of g * normalised]`, in the magnitudes
+    /// of their terms.
     pub fn reduce(&self, gradient: &mut Exact, shape: Shape) -> Exact {
         let NormValues { scale, shift, mean, inv_std, .. } = &self.values;
         let mut sums = Exact { values: vec![0.0; 2 * shape.channels], magnitudes: vec![0.0; 2 * shape.channels] };

@@ -1,4 +1,5 @@
-//! Vector types and matrix units: a file an instruction set, with the blocking that fits its registers.
+//! Vector types and matrix units: a file an instruction set, with the blocking that fits its
+//! registers.
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;

@@ -4,8 +4,9 @@ use super::{Simd, Vector};
 use crate::kernels::Epilogue;
 
 impl Epilogue<'_> {
-    /// Adds a value to the sums of its channel; returns what is to be written. `at` is its place in the band, `pivot`
-    /// the channel's, and `mask` is one in lanes that count in moments: gradients are zero in the others.
+    /// Adds a value to the sums of its channel; returns what is to be written. `at` is its place in
+    /// the band, `pivot` the channel's, and `mask` is one in lanes that count in moments: gradients
+    /// are zero in the others.
     ///
     /// # Safety
     /// A vector's lanes from `at` on lie inside the band, and the channel exists.
@@ -27,7 +28,8 @@ impl Epilogue<'_> {
                 value
             }
             Self::NormReduction(reduction) => {
-                // SAFETY: the caller's place lies inside the band, as long as which the tensors are.
+                // SAFETY: the caller's place lies inside the band, as long as which the tensors
+                // are.
                 let (input, g) = unsafe {
                     let input = simd.load(reduction.input.as_ptr().add(at));
                     (input, reduction.masked(simd, value, input, at, channel))

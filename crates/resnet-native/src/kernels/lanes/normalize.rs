@@ -59,7 +59,8 @@ pub fn normalize_reduce<V: Vector>(simd: Simd<V>, band: NormalizeReduce<'_>) {
                     let (mean, inv_std) = (simd.splat(mean), simd.splat(inv_std));
                     for part in (0..LANE_GROUP).step_by(V::LANES) {
                         let at = (pixel * channels + first + c) * LANE_GROUP + part;
-                        // SAFETY: the pixel lies inside the input, and all tensors are of its length.
+                        // SAFETY: the pixel lies inside the input, and all tensors are of its
+                        // length.
                         let (input, g) = unsafe {
                             let input = simd.load(input.as_ptr().add(at));
                             let g = band.reduction.masked(simd, simd.load(gradient.add(at)), input, at, first + c);
@@ -81,7 +82,8 @@ pub fn normalize_reduce<V: Vector>(simd: Simd<V>, band: NormalizeReduce<'_>) {
 }
 
 impl NormReduction<&[f32], &NormValues> {
-    /// Part of a gradient, masked by the ReLU; `at` is its place, `input` what the batch norm read there.
+    /// Part of a gradient, masked by the ReLU; `at` is its place, `input` what the batch norm read
+    /// there.
     ///
     /// # Safety
     /// A vector's lanes from `at` on lie inside the tensors, and the channel exists.

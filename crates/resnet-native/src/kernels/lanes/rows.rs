@@ -1,4 +1,5 @@
-//! The rows that a convolution reads: where they are stored, or recomputed on load into memory of the thread's.
+//! The rows that a convolution reads: where they are stored, or recomputed on load into memory of
+//! the thread's.
 
 use std::ops::Range;
 
@@ -40,7 +41,8 @@ impl Rows {
     }
 }
 
-/// Computes an operand's values from the one at `first`, the start of a pixel, on; zeros in lanes without an image.
+/// Computes an operand's values from the one at `first`, the start of a pixel, on; zeros in lanes
+/// without an image.
 #[inline(always)]
 fn compute<V: Vector>(
     simd: Simd<V>,
@@ -60,7 +62,8 @@ fn compute<V: Vector>(
                     let (scale, shift) = (simd.splat(scale), simd.splat(shift));
                     for part in (0..LANE_GROUP).step_by(V::LANES) {
                         let at = channel * LANE_GROUP + part;
-                        // SAFETY: both pixels are 16 lanes for each channel, and the mask is one for each lane.
+                        // SAFETY: both pixels are 16 lanes for each channel, and the mask is one
+                        // for each lane.
                         unsafe {
                             let value = simd.load(input.as_ptr().add(at)).mul_add(scale, shift).relu();
                             value.mul(simd.load(mask.as_ptr().add(part))).store(output.as_mut_ptr().add(at));
@@ -79,7 +82,8 @@ fn compute<V: Vector>(
                     let [a, b, c] = [simd.splat(a), simd.splat(b), simd.splat(c)];
                     for part in (0..LANE_GROUP).step_by(V::LANES) {
                         let at = channel * LANE_GROUP + part;
-                        // SAFETY: all pixels are 16 lanes for each channel, and the mask is one for each lane.
+                        // SAFETY: all pixels are 16 lanes for each channel, and the mask is one for
+                        // each lane.
                         unsafe {
                             let rest = simd.load(input.as_ptr().add(at)).mul_add(b, c);
                             let value = simd.load(gradient.as_ptr().add(at)).mul_add(a, rest);

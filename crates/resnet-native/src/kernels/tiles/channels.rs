@@ -21,8 +21,8 @@ impl PerChannel {
     pub fn load<V: Vector>(&self, simd: Simd<V>, block: usize, part: usize) -> Pair<V> {
         let values = &self.values[block * 2 * HALF..][..2 * HALF];
         assert!(part <= HALF - V::LANES);
-        // SAFETY: a block has 32 values, of which a vector's lanes from `part` on are among the first 16, or the
-        // last 16.
+        // SAFETY: a block has 32 values, of which a vector's lanes from `part` on are among the
+        // first 16, or the last 16.
         unsafe { (simd.load(values.as_ptr().add(part)), simd.load(values.as_ptr().add(part + self.second))) }
     }
 }
@@ -81,7 +81,8 @@ pub enum PartReluMask<V> {
 }
 
 impl<V: Vector> PartReluMask<V> {
-    /// Part of a gradient, masked; `tile` and `at` are its place, `y` what the batch norm read there.
+    /// Part of a gradient, masked; `tile` and `at` are its place, `y` what the batch norm read
+    /// there.
     ///
     /// # Safety
     /// The place lies inside the ReLU's output.

@@ -17,7 +17,8 @@ pub fn normalize<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: Normaliz
         let (block, halves) = (index % tiling.blocks, tiling.halves(index / tiling.blocks % tiling.columns));
         for part in (0..HALF).step_by(U::Vector::LANES) {
             let [scale, shift]: [Pair<U::Vector>; 2] = affine.load(vector, block, part);
-            // SAFETY: the tile lies inside the input, and all tensors are of its length, whole rows of tiles.
+            // SAFETY: the tile lies inside the input, and all tensors are of its length, whole rows
+            // of tiles.
             unsafe {
                 for at in (part..band.images * HALF).step_by(HALF) {
                     let (low, high) = load::<U::Vector, PLANES>(vector, band.input.as_ptr().add(tile), at);
@@ -109,7 +110,8 @@ unsafe fn reduce<U: TileUnit, const PLANES: usize>(
     }
 }
 
-/// Adds vectors of sums to `[channel][2]` from `channel` on; channels that do not exist are dropped.
+/// Adds vectors of sums to `[channel][2]` from `channel` on; channels that do not exist are
+/// dropped.
 #[inline(always)]
 fn move_on<V: Vector>(sums: &[V; 2], totals: &mut [f64], channel: usize) {
     for (which, sum) in sums.iter().enumerate() {

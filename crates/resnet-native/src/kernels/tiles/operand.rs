@@ -73,8 +73,8 @@ impl<'a> TileOperand<'a> {
         self.tensors.map(<[f32]>::as_ptr)
     }
 
-    /// Copies the values of a row's tile: split into `PLANES` planes or, if `SINGLE`, in single precision, the second
-    /// half after the first. Rows of further images are left as they are.
+    /// Copies the values of a row's tile: split into `PLANES` planes or, if `SINGLE`, in single
+    /// precision, the second half after the first. Rows of further images are left as they are.
     ///
     /// # Safety
     /// The tile exists, and `to` is valid for writing a tile for each plane or half.
@@ -126,10 +126,12 @@ impl<'a> TileOperand<'a> {
 
 /// The variants of [`Operand`] for part of a tile, with what they do to its channels in registers.
 pub trait PartOperand<V: Vector>: Copy {
-    /// The values of both halves, from place `at` on of a tile of each of the [tensors](TileOperand::tensors).
+    /// The values of both halves, from place `at` on of a tile of each of the
+    /// [tensors](TileOperand::tensors).
     ///
     /// # Safety
-    /// From the tensors' pointers on there are tiles, and a vector's lanes from `at` on lie inside a half.
+    /// From the tensors' pointers on there are tiles, and a vector's lanes from `at` on lie inside
+    /// a half.
     unsafe fn image<const PLANES: usize>(&self, first: *const f32, second: *const f32, at: usize) -> Pair<V>;
 }
 

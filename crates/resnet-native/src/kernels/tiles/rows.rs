@@ -1,5 +1,5 @@
-//! The rows that a convolution reads, in planes: where they are stored, or computed and kept for as long as they
-//! are needed.
+//! The rows that a convolution reads, in planes: where they are stored, or computed and kept for as
+//! long as they are needed.
 
 use std::ops::Range;
 
@@ -42,11 +42,13 @@ impl<'a, const PLANES: usize> Rows<'a, PLANES> {
         if operand.direct::<PLANES>().is_some() { 0 } else { ring }
     }
 
-    /// Rows of an operand, none prepared yet; `ring` has the [length](Self::scratch_len) for those kept.
+    /// Rows of an operand, none prepared yet; `ring` has the [length](Self::scratch_len) for those
+    /// kept.
     pub fn new(operand: TileOperand<'a>, shape: Shape, kept: usize, ring: &'a mut [Tile]) -> Self {
         let (first, places) = match operand.direct::<PLANES>() {
             Some(stored) => (stored, usize::MAX),
-            // A power of two, for a division would cost as much as the tiles that wait for its result.
+            // A power of two, for a division would cost as much as the tiles that wait for its
+            // result.
             None => (ring.as_ptr().cast(), kept.next_power_of_two() - 1),
         };
         Self { operand, tiling: Tiling::new(shape), first, places, ring }

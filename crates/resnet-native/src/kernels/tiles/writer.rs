@@ -85,8 +85,8 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
         let vector = simd.vector();
         let output = self.output.as_mut_ptr().wrapping_add(at);
         for part in (0..TILE).step_by(U::Vector::LANES) {
-            // SAFETY: the caller's tiles, of which `part` is a vector; where stores are non-temporal the band begins
-            // a line, and tiles are whole lines.
+            // SAFETY: the caller's tiles, of which `part` is a vector; where stores are
+            // non-temporal the band begins a line, and tiles are whole lines.
             unsafe {
                 let (mut low, mut high) = (vector.load(low.add(part)), vector.load(high.add(part)));
                 if self.accumulate {
@@ -98,7 +98,8 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
         }
     }
 
-    /// Masks values by the ReLU, rounds them to their tile and sums them for a batch norm's gradient.
+    /// Masks values by the ReLU, rounds them to their tile and sums them for a batch norm's
+    /// gradient.
     ///
     /// # Safety
     /// As for [`store`](Self::store).
@@ -121,8 +122,9 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
             let mean: Pair<U::Vector> = mean.load(vector, block, part);
             let mask = mask.load(vector, block, part);
             let mut sums = [vector.zero(); 4];
-            // SAFETY: as in `store`; the batch norm's input, and the ReLU's output where there is one, have a tile
-            // where the band has one, and the totals have 16 channels for each sum.
+            // SAFETY: as in `store`; the batch norm's input, and the ReLU's output where there is
+            // one, have a tile where the band has one, and the totals have 16 channels for each
+            // sum.
             unsafe {
                 for image in (part..TILE).step_by(HALF) {
                     let mut g = (vector.load(low.add(image)), vector.load(high.add(image)));
@@ -244,14 +246,16 @@ impl<'a> BandSums<'a> {
 struct BlockSums([f32; 4 * HALF]);
 
 impl BlockSums {
-    /// Adds the moments of half a tile's images, four at a time: a single sum would wait for itself.
+    /// Adds the moments of half a tile's images, four at a time: a single sum would wait for
+    /// itself.
     ///
     /// # Safety
     /// `values` is a tile of floats, and `images` at most 16.
     #[inline(always)]
     unsafe fn add<V: Vector>(&mut self, simd: Simd<V>, half: usize, values: *const f32, pivot: &[f32], images: usize) {
         for part in (0..HALF).step_by(V::LANES) {
-            // SAFETY: a part is a vector of the 16 pivots, of an image's row in the caller's tile and of each sum.
+            // SAFETY: a part is a vector of the 16 pivots, of an image's row in the caller's tile
+            // and of each sum.
             unsafe {
                 let pivot = simd.load(pivot.as_ptr().add(part));
                 let mut sums = [[simd.zero(); 2]; 4];

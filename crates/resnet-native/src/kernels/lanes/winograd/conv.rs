@@ -1,8 +1,9 @@
-//! Forward, and the gradient with respect to the input: one product of matrices for each point, `K` channels by `P` quads in registers.
+//! Forward, and the gradient with respect to the input: one product of matrices for each point, `K`
+//! channels by `P` quads in registers.
 
 use std::ops::Range;
 
-use super::super::conv::{Place, multiply};
+use super::super::conv::{Offsets, multiply};
 use super::super::rows::Rows;
 use super::super::{Simd, Vector};
 use super::pack::packed_len;
@@ -36,8 +37,8 @@ pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: Conv
         for first in (0..quads).step_by(P) {
             let product = Product { inputs: &mut inputs, taps, weights, channels: gather.to.channels, quad: first };
             let sums = sums.all();
-            // SAFETY: the taps' rows are prepared, packed weights hold all blocks at all points, and the sums have
-            // room for `P` quads of all channels; the row lies inside the band.
+            // SAFETY: the taps' rows are prepared, packed weights hold all blocks at all points,
+            // and the sums have room for `P` quads of all channels; the row lies inside the band.
             unsafe {
                 match P.min(quads - first) {
                     1 => product.run::<V, K, 1>(simd, sums),
@@ -53,8 +54,8 @@ pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: Conv
     writer.epilogue.finish(writer.totals);
 }
 
-/// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place of a pixel. A row takes the
-/// place of the one three before it.
+/// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place
+/// of a pixel. A row takes the place of the one three before it.
 struct Inputs {
     row: Row,
     quads: usize,
@@ -92,8 +93,8 @@ impl Inputs {
                 let from = self.row.window(quad, rows.group().wrapping_add(y * len), scratch);
                 let (to, point_len) = (scratch.wrapping_add(self.place(y, 0, quad)), self.quads * pixel);
                 for at in (0..pixel).step_by(V::LANES) {
-                    // SAFETY: a window is made of pixels of the row or of zeros, and scratch holds a pixel for the
-                    // quad at every point.
+                    // SAFETY: a window is made of pixels of the row or of zeros, and scratch holds
+                    // a pixel for the quad at every point.
                     unsafe {
                         let mut d = [simd.zero(); WINDOW];
                         for j in 0..WINDOW {
@@ -125,7 +126,8 @@ impl Product<'_> {
     /// Writes the sums of `P` quads: `[point][channel][quad][16 images]`.
     ///
     /// # Safety
-    /// The rows of the taps are prepared, the weights are packed by `K`, and `sums` has room for the quads.
+    /// The rows of the taps are prepared, the weights are packed by `K`, and `sums` has room for
+    /// the quads.
     #[inline(always)]
     unsafe fn run<V: Vector, const K: usize, const P: usize>(self, simd: Simd<V>, sums: &mut [f32]) {
         let inputs = self.inputs;
@@ -134,18 +136,18 @@ impl Product<'_> {
         let mut sum = sums.as_mut_ptr();
         let mut weights = self.weights.as_ptr();
         for point in 0..POINTS {
-            let mut places = [Place::default(); KERNEL];
-            for (place, tap) in places.iter_mut().zip(self.taps) {
-                *place = Place { input: inputs.place(tap.from, point, self.quad), weights: tap.kernel * row_len };
+            let mut offsets = [Offsets::default(); KERNEL];
+            for (offsets, tap) in offsets.iter_mut().zip(self.taps) {
+                *offsets = Offsets { input: inputs.place(tap.from, point, self.quad), weights: tap.kernel * row_len };
             }
-            let places = &places[..self.taps.len()];
+            let offsets = &offsets[..self.taps.len()];
             for _ in 0..self.channels.div_ceil(K) {
                 for part in (0..LANE_GROUP).step_by(V::LANES) {
-                    // SAFETY: the caller's rows are prepared for all quads, and the sums have room for `K` channels
-                    // of every block.
+                    // SAFETY: the caller's rows are prepared for all quads, and the sums have room
+                    // for `K` channels of every block.
                     unsafe {
                         let input = (inputs.scratch.all().as_ptr().add(part), pixel);
-                        let found = multiply::<V, K, P>(simd, places, input, weights, pixel / LANE_GROUP);
+                        let found = multiply::<V, K, P>(simd, offsets, input, weights, pixel / LANE_GROUP);
                         for k in 0..K {
                             for p in 0..P {
                                 found[k][p].store(sum.add((k * P + p) * LANE_GROUP + part));
@@ -209,7 +211,8 @@ impl<'a> Writer<'a> {
         for channel in 0..self.channels {
             for part in (0..LANE_GROUP).step_by(V::LANES) {
                 let from = sums.as_ptr().wrapping_add(channel * quads.len() * LANE_GROUP + part);
-                // SAFETY: `from` is the channel's part of the caller's sums, and the pixels lie inside the row.
+                // SAFETY: `from` is the channel's part of the caller's sums, and the pixels lie
+                // inside the row.
                 unsafe { self.write_channel(simd, (from, point_len), first, pixels, channel, part) };
             }
         }
@@ -218,7 +221,8 @@ impl<'a> Writer<'a> {
     /// Writes the pixels of some quads, of one channel; `first` is the place of the first pixel.
     ///
     /// # Safety
-    /// From `from` on there are the channel's quads at every point, `point_len` apart; the pixels lie inside the band.
+    /// From `from` on there are the channel's quads at every point, `point_len` apart; the pixels
+    /// lie inside the band.
     #[inline(always)]
     unsafe fn write_channel<V: Vector>(
         &mut self,
@@ -231,7 +235,8 @@ impl<'a> Writer<'a> {
     ) {
         let output = self.output.as_mut_ptr();
         let first = first + channel * LANE_GROUP + part;
-        // SAFETY: the caller's quads and pixels exist; each channel has a pivot, and two times 16 lanes of sums.
+        // SAFETY: the caller's quads and pixels exist; each channel has a pivot, and two times 16
+        // lanes of sums.
         unsafe {
             let factors = [simd.splat(self.pivot[channel]), simd.load(self.mask.as_ptr().add(part))];
             let place = self.sums.all().as_mut_ptr().add(2 * channel * LANE_GROUP + part);

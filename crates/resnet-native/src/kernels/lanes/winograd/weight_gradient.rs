@@ -1,4 +1,5 @@
-//! The weight gradient: at each point, `K` outputs by `C` inputs stay in registers while the quads go by.
+//! The weight gradient: at each point, `K` outputs by `C` inputs stay in registers while the quads
+//! go by.
 
 use std::ops::Range;
 
@@ -12,10 +13,11 @@ use crate::kernels::winograd::{KERNEL, POINTS, QUAD, Row, WINDOW};
 use crate::layout::{LANE_GROUP, Layout};
 use crate::memory::Scratch;
 
-/// Quads summed at once: those of `K` outputs then stay in the first-level cache while the inputs go by.
+/// Quads summed at once: those of `K` outputs then stay in the first-level cache while the inputs
+/// go by.
 const QUADS: usize = 64;
 
-/// Points worked out at once: 0 and infinity, a and -a, or b and -b, which share most of the work.
+/// Points computed at once: 0 and infinity, a and -a, or b and -b, which share most of the work.
 const PAIR: usize = 2;
 
 /// Computes a band.
@@ -60,7 +62,8 @@ unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize
     let (mut x_points, mut g_points) =
         unsafe { (x.at_points::<V, Input, C, INDEX>(simd), g.at_points::<V, Gradient, K, INDEX>(simd)) };
     for (point, kernel_row) in (0..PAIR).flat_map(|point| (0..KERNEL).map(move |kernel_row| (point, kernel_row))) {
-        // Rows of outputs that see a row of the input in this row of the kernel: `y + kernel_row - padding`.
+        // Rows of outputs that see a row of the input in this row of the kernel: `y + kernel_row -
+        // padding`.
         let padding = conv.vertical.padding;
         let seen = |y: usize| (y + kernel_row).checked_sub(padding).is_some_and(|from| from < conv.vertical.input);
         let Some(first) = g.rows.clone().find(|&y| seen(y)) else { continue };
@@ -94,7 +97,8 @@ unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
     count: usize,
 ) -> [[f32; C]; K] {
     const { assert!((K * C).is_multiple_of(4), "sums of lanes are taken four at a time") };
-    // SAFETY: the caller's quads exist, and `lanes` has room for a vector of 16 lanes at most for each sum.
+    // SAFETY: the caller's quads exist, and `lanes` has room for a vector of 16 lanes at most for
+    // each sum.
     unsafe {
         let mut sums = [[simd.zero(); C]; K];
         for quad in 0..count {
@@ -142,7 +146,7 @@ struct Factor {
     quads: usize,
 }
 
-/// The same at a pair of points: `[point][channel / block][row][quad][block][16 images]`.
+/// A [`Factor`] at a pair of points: `[point][channel / block][row][quad][block][16 images]`.
 struct Points {
     rows: usize,
     /// Floats of a row of a block of channels.
@@ -160,7 +164,8 @@ impl Points {
 }
 
 impl Factor {
-    /// Works out the values at a pair of points, in blocks of `BLOCK` channels; those past the last repeat it.
+    /// Transforms the rows to a pair of points, in blocks of `BLOCK` channels; those past the last
+    /// repeat it.
     ///
     /// # Safety
     /// Where the group begins if all its rows were there, those named are there.
@@ -185,8 +190,8 @@ impl Factor {
                         let channel = (self.channels.start + block * BLOCK + lane).min(self.channels.end - 1);
                         let place = (quad * BLOCK + lane) * LANE_GROUP;
                         for part in (0..LANE_GROUP).step_by(V::LANES) {
-                            // SAFETY: a window is made of pixels of the caller's row or of zeros, and each of the
-                            // two points has room for the quad.
+                            // SAFETY: a window is made of pixels of the caller's row or of zeros,
+                            // and each of the two points has room for the quad.
                             unsafe {
                                 let mut pixels = [simd.zero(); WINDOW];
                                 for j in 0..T::PIXELS {

@@ -34,8 +34,8 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
         kept * Self::row_tiles(gather, quads) + 2 * Tiling::new(gather.from).row_tiles()
     }
 
-    /// Rows of an operand, none prepared yet; `kept` is a power of two and `scratch` has the [length](Self::scratch_len) for
-    /// as many.
+    /// Rows of an operand, none prepared yet; `kept` is a power of two and `scratch` has the
+    /// [length](Self::scratch_len) for as many.
     pub fn new(operand: TileOperand<'a>, gather: &Gather, quads: usize, kept: usize, scratch: &'a mut [Tile]) -> Self {
         let tiling = Tiling::new(gather.from);
         let (ring, single) = scratch.split_at_mut(kept * Self::row_tiles(gather, quads));
@@ -77,7 +77,8 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
                 let windows = [2 * block, 2 * block + 1]
                     .map(|chunk| self.row.window(quad, pixels.wrapping_add(chunk * TILE), ZERO[0].as_ptr()));
                 for at in (0..TILE).step_by(U::Vector::LANES) {
-                    // SAFETY: windows are made of whole tiles, and the ring has tiles for every point.
+                    // SAFETY: windows are made of whole tiles, and the ring has tiles for every
+                    // point.
                     unsafe {
                         if NARROW {
                             store_narrow::<_, PLANES>(points(vector, windows[0], at), to.add(at), point_len);
@@ -135,7 +136,8 @@ unsafe fn points<V: Vector>(simd: Simd<V>, window: [*const f32; WINDOW], at: usi
 unsafe fn store_narrow<V: Vector, const PLANES: usize>(points: Window<V>, to: *mut f32, point_len: usize) {
     for point in 0..POINTS {
         let planes = planes::<V, PLANES>(points[point]);
-        // SAFETY: the caller gives room in each tile of the point, which are one for two planes and two for three.
+        // SAFETY: the caller gives room in each tile of the point, which are one for two planes and
+        // two for three.
         unsafe {
             let to = to.add(point * point_len);
             V::zip_high(planes[0], planes[1]).store(to);
