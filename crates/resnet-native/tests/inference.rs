@@ -1,5 +1,5 @@
-//! The kernels of inference for every instruction set and format of this machine against the definition in double
-//! precision, on random shapes.
+//! The kernels of inference for every instruction set and format of this machine against the
+//! definition in double precision, on random shapes.
 
 mod reference;
 
@@ -23,7 +23,8 @@ fn all_kernels() -> impl Iterator<Item = (&'static dyn PixelKernels, String)> {
     })
 }
 
-/// What a sum of products may lose: rounding errors of the sum and, with planes, of what is multiplied.
+/// What a sum of products may lose: rounding errors of the sum and, with planes, of what is
+/// multiplied.
 fn tolerance(format: Format) -> Tolerance {
     match format {
         Format::Single | Format::Planes(3) => Tolerance { sum: 1e-6, result: 0.0 },

@@ -1,10 +1,11 @@
-//! The kernels of inference: what each is given, and the checks that they rely on. They work on one image at a time,
-//! laid out as [`Pixels`].
+//! The kernels of inference: what each is given, and the checks that they rely on. They work on one
+//! image at a time, laid out as [`Pixels`].
 
 use super::Isa;
 use crate::layout::{Format, NARROW_BLOCK, Pixels, Windows};
 
-/// A convolution of one image into some blocks of channels: `output = relu(conv(input) + bias + residual)`.
+/// A convolution of one image into some blocks of channels: `output = relu(conv(input) + bias +
+/// residual)`.
 pub struct PixelConv<'a> {
     /// What is read and written.
     pub windows: &'a Windows,
@@ -14,7 +15,7 @@ pub struct PixelConv<'a> {
     pub weights: &'a [f32],
     /// One value for each channel of the blocks.
     pub bias: &'a [f32],
-    /// The same blocks of what is added, laid out as the output.
+    /// What is added: the blocks written, laid out as the output.
     pub residual: Option<&'a [f32]>,
     /// The blocks written; their border is zero and stays so.
     pub output: &'a mut [f32],

@@ -63,8 +63,8 @@ impl FromStr for Isa {
     }
 }
 
-/// The instruction set to run on: `isa`, or the best the machine has; the variable `RESNET_ISA` overrules
-/// both.
+/// The instruction set to run on: `isa`, or the best the machine has; the variable `RESNET_ISA`
+/// overrules both.
 ///
 /// # Errors
 /// When the instruction set asked for does not exist or the machine lacks it.
@@ -103,7 +103,8 @@ mod amx {
         *AVAILABLE
     }
 
-    /// Asks the system for the registers, once for the process; they are too large to save for everyone.
+    /// Asks the system for the registers, once for the process; they are too large to save for
+    /// everyone.
     #[cfg(target_os = "linux")]
     fn request_permission() -> bool {
         const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;

@@ -1,7 +1,7 @@
 //! What declares the kernels of an instruction set: the algorithms, compiled for its instructions.
 
-/// Implements one method of [`Kernels`]: runs the algorithm, compiled for the instruction set, with the proof that
-/// the machine has it.
+/// Implements one method of [`Kernels`]: runs the algorithm, compiled for the instruction set, with
+/// the proof that the machine has it.
 macro_rules! kernel {
     (peak, [$(#[$feature:meta])?] $($algorithm:tt)+) => {
         fn peak(&self, rounds: usize) -> u64 {
@@ -30,8 +30,8 @@ macro_rules! kernel {
 }
 pub(super) use kernel;
 
-/// Implements [`Kernels`] in single precision for one instruction set: its vector type, and the blocking of
-/// the two convolution kernels (accumulators must fit the registers).
+/// Implements [`Kernels`] in single precision for one instruction set: its vector type, and the
+/// blocking of the two convolution kernels (accumulators must fit the registers).
 macro_rules! implement_kernels {
     (
         $name:ident, $isa:expr, $vector:ty, $(#[$feature:meta])?
@@ -105,7 +105,8 @@ macro_rules! implement_kernels {
 }
 pub(super) use implement_kernels;
 
-/// Implements [`Kernels`] on tiles for one instruction set: what multiplies them, and how many planes they have.
+/// Implements [`Kernels`] on tiles for one instruction set: what multiplies them, and how many
+/// planes they have.
 macro_rules! implement_tiled_kernels {
     ($name:ident, $isa:expr, $unit:ty, planes: $planes:literal, $(#[$feature:meta])?) => {
         impl $crate::kernels::Kernels for $name {
@@ -156,8 +157,9 @@ macro_rules! implement_tiled_kernels {
 }
 pub(super) use implement_tiled_kernels;
 
-/// Implements one method of [`PixelKernels`]: runs the algorithm, compiled for the instruction set and generic over
-/// the planes where there are some, with the proof that the machine has the instructions.
+/// Implements one method of [`PixelKernels`]: runs the algorithm, compiled for the instruction set
+/// and generic over the planes where there are some, with the proof that the machine has the
+/// instructions.
 macro_rules! pixel_kernel {
     ($method:ident, $band:ident, [$(#[$feature:meta])?] [$($planes:ident)?] $($algorithm:tt)+) => {
         fn $method(&self, band: $crate::kernels::$band<'_>) {
@@ -167,15 +169,16 @@ macro_rules! pixel_kernel {
                 let simd = unsafe { $crate::kernels::vector::Simd::new() };
                 $crate::kernels::pixels::$($algorithm)+(simd, band)
             }
-            // SAFETY: `select_pixels` gives this type out only where the machine has its instructions.
+            // SAFETY: `select_pixels` gives this type out only where the machine has its
+            // instructions.
             unsafe { run$(::<$planes>)?(band) }
         }
     };
 }
 pub(super) use pixel_kernel;
 
-/// Implements [`PixelKernels`] in single precision for one instruction set: its vector type, and the blocking of the
-/// convolution (accumulators must fit the registers).
+/// Implements [`PixelKernels`] in single precision for one instruction set: its vector type, and
+/// the blocking of the convolution (accumulators must fit the registers).
 macro_rules! implement_single_pixels {
     (
         $name:ident, $isa:expr, $vector:ty, $(#[$feature:meta])?
@@ -201,7 +204,8 @@ macro_rules! implement_single_pixels {
 }
 pub(super) use implement_single_pixels;
 
-/// Implements [`PixelKernels`] in planes of bf16 for one instruction set: what multiplies its tiles.
+/// Implements [`PixelKernels`] in planes of bf16 for one instruction set: what multiplies its
+/// tiles.
 macro_rules! implement_plane_pixels {
     ($name:ident, $isa:expr, $unit:ty, $(#[$feature:meta])?) => {
         impl<const PLANES: usize> $crate::kernels::PixelKernels for $name<PLANES> {

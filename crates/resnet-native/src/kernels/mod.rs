@@ -1,11 +1,13 @@
 //! The arithmetic, once for each instruction set.
 //!
-//! `train` and `infer` say what a kernel is given. The algorithms are generic over a `vector` type and,
-//! for bf16, over a unit that multiplies tiles: `lanes` and `tiles` for training, `pixels` for inference,
-//! `winograd` the mathematics of which both make use. `isa` holds those types, a file an instruction set,
-//! and chooses the blocking that fits the registers. [`select()`] is the one place that picks.
+//! `train` and `infer` say what a kernel is given. The algorithms are generic over a `vector` type
+//! and, for bf16, over a unit that multiplies tiles: `lanes` and `tiles` for training, `pixels` for
+//! inference, `winograd` the mathematics of which both make use. `isa` holds those types, a file an
+//! instruction set, and chooses the blocking that fits the registers. [`select()`] is the one place
+//! that picks.
 //!
-//! A kernel works on one *band*: consecutive rows of one lane group of images, or blocks of one image.
+//! A kernel works on one *band*: consecutive rows of one lane group of images, or blocks of one
+//! image.
 
 mod infer;
 mod instruction_set;
@@ -23,6 +25,6 @@ pub use infer::{PixelAvgPool, PixelConv, PixelKernels, PixelLoad};
 pub use instruction_set::{Isa, choose};
 pub use select::{fastest_precision, select, select_inference, select_pixels};
 pub use train::{
-    Affine, AvgPool, ConvBand, Gate, Images, KernelSet, Kernels, Moments, Normalize, NormalizeReduce, Pack,
-    PadShortcut, Reduction, Schedule, Source, Sums, WeightGradientBand,
+    AvgPool, ConvBand, ConvOperands, Epilogue, Images, KernelSet, Kernels, NormReduction, NormValues, Normalize,
+    NormalizeReduce, Operand, Pack, PadShortcut, ReluMask, Schedule, WeightGradientBand,
 };

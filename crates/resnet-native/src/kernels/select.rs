@@ -11,7 +11,8 @@ use super::{Isa, choose};
 use crate::error::Result;
 use crate::layout::Format;
 
-/// The precision in which this machine trains fastest, to the same accuracy: bf16 where there is AMX.
+/// The precision in which this machine trains fastest, to the same accuracy: bf16 where there is
+/// AMX.
 pub fn fastest_precision() -> Precision {
     match choose(None) {
         Ok(Isa::Amx) => Precision::Bf16,
@@ -28,8 +29,8 @@ pub fn select(isa: Option<Isa>, precision: Precision) -> Result<KernelSet> {
     Ok(KernelSet { body: body_kernels(isa, precision), head: head_kernels(isa) })
 }
 
-/// The kernels of inference for `precision` on the instruction set that [`choose`] gives: with a matrix unit, single
-/// precision is three planes of bf16.
+/// The kernels of inference for `precision` on the instruction set that [`choose`] gives: with a
+/// matrix unit, single precision is three planes of bf16.
 ///
 /// # Errors
 /// As [`choose`].
@@ -75,7 +76,7 @@ pub fn select_pixels(isa: Option<Isa>, format: Format) -> Result<&'static dyn Pi
     })
 }
 
-/// Its kernels for the head; to be given out only where the machine has it.
+/// The kernels of an instruction set for the head; to be given out only where the machine has it.
 fn head_kernels(isa: Isa) -> &'static dyn Kernels {
     match isa {
         #[cfg(x86_code)]
@@ -86,7 +87,8 @@ fn head_kernels(isa: Isa) -> &'static dyn Kernels {
     }
 }
 
-/// Its kernels for the convolutional part, likewise.
+/// The kernels of an instruction set for the convolutional part; to be given out only where the
+/// machine has it.
 fn body_kernels(isa: Isa, precision: Precision) -> &'static dyn Kernels {
     match (isa, precision) {
         #[cfg(x86_code)]

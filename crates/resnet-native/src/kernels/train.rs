@@ -11,9 +11,10 @@ use resnet_graph::Shape;
 /// Side of the largest kernel.
 pub const MAX_KERNEL: usize = 7;
 
-/// The kernels of one instruction set for one precision. Activations lie in its [`layout`](Kernels::layout).
+/// The kernels of one instruction set for one precision. Activations lie in its
+/// [`layout`](Kernels::layout).
 pub trait Kernels: Send + Sync {
-    /// Which instruction set.
+    /// The instruction set they are made of.
     fn isa(&self) -> Isa;
     /// How activations lie in memory.
     fn layout(&self) -> Layout;
@@ -28,29 +29,30 @@ pub trait Kernels: Send + Sync {
     fn pack(&self, weights: Pack<'_>);
     /// Convolution, and its gradient with respect to the input.
     fn conv(&self, band: ConvBand<'_>);
-    /// Multiplies and adds as fast as it can, with nothing to load or store; returns how many multiply-adds
-    /// that were. What convolutions are measured against.
+    /// Multiplies and adds as fast as it can, with nothing to load or store; returns how many
+    /// multiply-adds that were. What convolutions are measured against.
     fn peak(&self, rounds: usize) -> u64;
-    /// weight gradient of a convolution.
+    /// The weight gradient of a convolution, in the kernels' order.
     fn weight_gradient(&self, band: WeightGradientBand<'_>);
-    /// Words of such a gradient.
+    /// Words of a [weight gradient](Kernels::weight_gradient).
     fn gradient_len(&self, conv: &Conv2d) -> usize;
-    /// Puts a whole such gradient in the order of the weights, for the outputs from `first` on that
-    /// `gradient` has room for.
+    /// Puts a whole [weight gradient](Kernels::weight_gradient) in the order of the weights, for
+    /// the outputs from `first` on that `gradient` has room for.
     fn unpack_gradient(&self, conv: &Conv2d, summed: &[f32], first: usize, gradient: &mut [f32]);
-    /// Stores the images of a group as the first convolution reads them.
+    /// Stores the images of a lane group as the first convolution reads them.
     fn load_images(&self, images: Images<'_>);
     /// Batch norm with known statistics, shortcut and ReLU.
     fn normalize(&self, band: Normalize<'_>);
-    /// The pass over its gradient; convolutions recompute the rest on load.
+    /// The first half of batch norm's gradient, where no convolution gave the gradient of its
+    /// output; convolutions recompute the second half on load.
     fn normalize_reduce(&self, band: NormalizeReduce<'_>);
-    /// Option A shortcut.
+    /// Option A shortcut (arXiv:1512.03385, section 3.3): zero channels and a stride.
     fn pad_shortcut(&self, group: PadShortcut<'_>);
-    /// Its gradient.
+    /// The gradient of an option A shortcut.
     fn pad_shortcut_backward(&self, group: PadShortcut<'_>);
     /// Global average pooling, to single precision `[channel][image]`.
     fn avg_pool(&self, group: AvgPool<'_>);
-    /// Its gradient.
+    /// The gradient of global average pooling.
     fn avg_pool_backward(&self, group: AvgPool<'_>);
 }
 
@@ -65,8 +67,8 @@ pub struct Schedule {
     pub cuts_outputs: bool,
 }
 
-/// The kernels of a network: those of its convolutional part, and those of its head, which is always in
-/// single precision.
+/// The kernels of a network: those of its convolutional part, and those of its head, which is
+/// always in single precision.
 #[derive(Clone, Copy)]
 pub struct KernelSet {
     /// Up to the pooling.
@@ -76,39 +78,136 @@ pub struct KernelSet {
 }
 
 impl KernelSet {
-    /// Those that work on `layout`.
+    /// The kernels that work on `layout`.
     pub fn of(self, layout: Layout) -> &'static dyn Kernels {
         if layout == self.body.layout() { self.body } else { self.head }
     }
 }
 
-/// What a convolution reads: a tensor of one group, or what batch norm makes of one, recomputed on load rather
+/// What a convolution reads: a tensor, or what batch norm makes of one, recomputed on load rather
 /// than written and read again.
-#[derive(Clone, Copy)]
-pub enum Source<'a> {
-    /// As it is stored.
-    Stored(&'a [f32]),
-    /// `relu(scale * input + shift)`, zero in lanes without an image.
+///
+/// Tensors go by `P` and batch norms by `N`: in a plan places in memory and indices, in a kernel
+/// the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand<P, N> {
+    /// The tensor as it is stored.
+    Stored(P),
+    /// A batch norm's output after the ReLU, `relu(scale * input + shift)`.
     Normalized {
-        /// What the convolution before gave.
-        input: &'a [f32],
-        /// The normalisation.
-        affine: Affine<'a>,
-        /// Images in the group.
-        images: usize,
+        /// What the batch norm reads: the output of the convolution before.
+        input: P,
+        /// The batch norm.
+        norm: N,
     },
-    /// `a * gradient + b * input + c`, zero in lanes without an image: the gradient of what a convolution gave,
-    /// with `gradient` masked by the ReLU after its batch norm.
+    /// The gradient of a batch norm's input, `a * gradient + b * input + c` with its
+    /// [factors](NormValues::factors).
     NormGradient {
-        /// From a [`Reduction`].
-        gradient: &'a [f32],
-        /// What the convolution gave.
-        input: &'a [f32],
-        /// `a`, `b` and `c`, one value a channel.
-        factors: [&'a [f32]; 3],
-        /// Images in the group.
-        images: usize,
+        /// The gradient of the batch norm's output, masked by the ReLU: see [`NormReduction`].
+        gradient: P,
+        /// What the batch norm read: the output of the convolution before.
+        input: P,
+        /// The batch norm.
+        norm: N,
     },
+}
+
+impl<P: Copy, N> Operand<P, N> {
+    /// The tensors read; where there is one, it twice.
+    pub fn tensors(&self) -> [P; 2] {
+        match *self {
+            Self::Stored(tensor) => [tensor; 2],
+            Self::Normalized { input, .. } => [input; 2],
+            Self::NormGradient { gradient, input, .. } => [gradient, input],
+        }
+    }
+
+    /// The same kind of operand, of other [tensors](Self::tensors) and another batch norm.
+    pub fn of<Q, M>(self, [first, second]: [Q; 2], norm: impl FnOnce(N) -> M) -> Operand<Q, M> {
+        match self {
+            Self::Stored(_) => Operand::Stored(first),
+            Self::Normalized { norm: n, .. } => Operand::Normalized { input: first, norm: norm(n) },
+            Self::NormGradient { norm: n, .. } => {
+                Operand::NormGradient { gradient: first, input: second, norm: norm(n) }
+            }
+        }
+    }
+}
+
+/// What a batch norm does to each channel in the current batch.
+#[derive(Clone)]
+pub struct NormValues {
+    /// Mean of the input.
+    pub mean: Vec<f32>,
+    /// One over the input's standard deviation.
+    pub inv_std: Vec<f32>,
+    /// What the input is multiplied by.
+    pub scale: Vec<f32>,
+    /// What is added then.
+    pub shift: Vec<f32>,
+    /// `a`, `b` and `c` of the gradient with respect to the input `y`, `a g + b y + c` for a
+    /// gradient `g` of the output, once the backward pass has come that far.
+    pub factors: [Vec<f32>; 3],
+}
+
+impl NormValues {
+    /// All zero.
+    pub fn new(channels: usize) -> Self {
+        let zeros = || vec![0.0; channels];
+        let factors = std::array::from_fn(|_| zeros());
+        Self { mean: zeros(), inv_std: zeros(), scale: zeros(), shift: zeros(), factors }
+    }
+
+    /// Panics unless there are values for `channels`.
+    fn check(&self, channels: usize) {
+        let values = [&self.mean, &self.inv_std, &self.scale, &self.shift].into_iter().chain(&self.factors);
+        assert!(values.into_iter().all(|values| values.len() == channels));
+    }
+}
+
+/// Where the ReLU after a batch norm let values through, which masks a gradient. Tensors go by `P`,
+/// as in [`Operand`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReluMask<P> {
+    /// Everywhere: there is no ReLU.
+    None,
+    /// Where the batch norm's output is positive, recomputed from its input: cheaper than reading
+    /// the output.
+    Input,
+    /// Where this is positive, the ReLU's output: after an addition nothing else tells.
+    Output(P),
+}
+
+/// The first half of a batch norm's gradient: the gradient `g` of its output is masked by the ReLU,
+/// which makes it that of the residual too, and summed, alone and times the normalised input. The
+/// second half is recomputed where it is read: [`Operand::NormGradient`]. Tensors go by `P` and
+/// batch norms by `N`, as in [`Operand`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NormReduction<P, N> {
+    /// The batch norm.
+    pub norm: N,
+    /// What it read.
+    pub input: P,
+    /// The ReLU after it.
+    pub mask: ReluMask<P>,
+}
+
+impl<P: Copy, N> NormReduction<P, N> {
+    /// The tensors read: the input, and the ReLU's output or, where that is not needed, the input
+    /// again.
+    pub fn tensors(&self) -> [P; 2] {
+        [self.input, if let ReluMask::Output(output) = self.mask { output } else { self.input }]
+    }
+
+    /// The same kind of reduction, of other [tensors](Self::tensors) and another batch norm.
+    pub fn of<Q, M>(self, [input, output]: [Q; 2], norm: impl FnOnce(N) -> M) -> NormReduction<Q, M> {
+        let mask = match self.mask {
+            ReluMask::None => ReluMask::None,
+            ReluMask::Input => ReluMask::Input,
+            ReluMask::Output(_) => ReluMask::Output(output),
+        };
+        NormReduction { norm: norm(self.norm), input, mask }
+    }
 }
 
 /// A convolution, or its gradient with respect to its input, over a band of the rows written.
@@ -117,39 +216,41 @@ pub struct ConvBand<'a> {
     pub gather: &'a Gather,
     /// Rows of the whole output that `output` holds.
     pub rows: Range<usize>,
-    /// LaneGroup read, of shape `gather.from`.
-    pub input: Source<'a>,
+    /// Lane group read, of shape `gather.from`.
+    pub input: Operand<&'a [f32], &'a NormValues>,
+    /// Images in the lane group; further lanes are zero, and count in no sum.
+    pub images: usize,
     /// From [`Kernels::pack`].
     pub weights: &'a [f32],
     /// Rows written, of shape `gather.to`.
     pub output: &'a mut [f32],
     /// Add to what `output` holds, instead of replacing it.
     pub accumulate: bool,
-    /// Write with non-temporal stores what is replaced.
+    /// Write what is replaced with non-temporal stores.
     pub non_temporal: bool,
-    /// Sums over what is written.
-    pub sums: Sums<'a>,
+    /// What is done with the results while they are in registers.
+    pub epilogue: Epilogue<'a>,
+    /// Replaced by what the [epilogue](Epilogue) sums up, `[channel][2]`; empty where it sums
+    /// nothing.
+    pub sums: &'a mut [f64],
 }
 
-/// What a convolution sums up for a batch norm while its results are in registers.
-pub enum Sums<'a> {
+/// What a convolution does with its results while they are in registers: it sums them up for a
+/// batch norm.
+#[derive(Clone, Copy)]
+pub enum Epilogue<'a> {
     /// Nothing.
     None,
-    /// Forward: for the statistics of the batch norm that reads the result.
-    Moments(Moments<'a>),
-    /// Backward: for the batch norm whose output's gradient this is, all of it with what was there before.
-    Gradient(Reduction<'a>),
-}
-
-/// First and second moment of each channel of a convolution's output about a pivot near the mean, which
-/// keeps `E[(y - pivot)^2] - E[y - pivot]^2` from cancelling.
-pub struct Moments<'a> {
-    /// One value a channel.
-    pub pivot: &'a [f32],
-    /// Replaced by `[channel][sum of y - pivot, sum of (y - pivot)^2]`.
-    pub sums: &'a mut [f64],
-    /// Images in the group; further lanes do not count.
-    pub images: usize,
+    /// Forward, for the statistics of the batch norm that reads the results: sums of `y - pivot`
+    /// and of `(y - pivot)^2`. A pivot near the mean keeps `E[(y - pivot)^2] - E[y - pivot]^2` from
+    /// cancelling.
+    Moments {
+        /// One value a channel.
+        pivot: &'a [f32],
+    },
+    /// Backward, for the batch norm whose output's gradient `g` this is, all of it with what was
+    /// there before: sums of `g`, masked, and of `g * (input - mean) * inv_std`.
+    NormReduction(NormReduction<&'a [f32], &'a NormValues>),
 }
 
 /// The weight gradient of a convolution, over a band of rows of the output's gradient.
@@ -158,15 +259,25 @@ pub struct WeightGradientBand<'a> {
     pub conv: &'a Conv2d,
     /// Rows of the output's gradient to sum over.
     pub rows: Range<usize>,
-    /// The convolution's input in each group to sum over, at most [`Schedule::lane_groups`]; all worked out with the
-    /// same values of the channels, if at all.
-    pub inputs: &'a [Source<'a>],
-    /// The gradient of its output in the same groups, likewise.
-    pub output_gradients: &'a [Source<'a>],
-    /// Feature maps of the output to work on: all, unless the kernels [cut](Schedule::cuts_outputs) them.
+    /// The lane groups to sum over, at most [`Schedule::lane_groups`]; each tensor is the same kind
+    /// of operand of the same batch norm in all of them.
+    pub groups: &'a [ConvOperands<'a>],
+    /// Feature maps of the output to work on: all, unless the kernels
+    /// [cut](Schedule::cuts_outputs) them.
     pub outputs: Range<usize>,
     /// Replaced: `outputs` out of what [`Kernels::unpack_gradient`] takes.
     pub gradient: &'a mut [f32],
+}
+
+/// The factors of a weight gradient in one lane group.
+#[derive(Clone, Copy)]
+pub struct ConvOperands<'a> {
+    /// The convolution's input.
+    pub input: Operand<&'a [f32], &'a NormValues>,
+    /// The gradient of its output.
+    pub output_gradient: Operand<&'a [f32], &'a NormValues>,
+    /// Images in the lane group; further lanes are zero.
+    pub images: usize,
 }
 
 /// Images to store.
@@ -183,7 +294,7 @@ pub struct Images<'a> {
 
 /// Weights to pack for [`Kernels::conv`].
 pub struct Pack<'a> {
-    /// The convolution, one way or the other.
+    /// The convolution, or its gradient with respect to the input.
     pub gather: &'a Gather,
     /// `[out][in][kernel][kernel]`.
     pub weights: &'a [f32],
@@ -201,59 +312,24 @@ pub struct Normalize<'a> {
     pub residual: Option<&'a [f32]>,
     /// Where the result goes; lanes without an image become zero.
     pub output: &'a mut [f32],
-    /// One value a channel.
-    pub scale: &'a [f32],
-    /// One value a channel.
-    pub shift: &'a [f32],
+    /// The batch norm.
+    pub norm: &'a NormValues,
     /// Whether ReLU follows.
     pub relu: bool,
-    /// Images in the group.
+    /// Images in the lane group.
     pub images: usize,
 }
 
-/// `scale * input + shift`, one value a channel.
-#[derive(Clone, Copy)]
-pub struct Affine<'a> {
-    /// What the input is multiplied by.
-    pub scale: &'a [f32],
-    /// What is added then.
-    pub shift: &'a [f32],
-}
-
-/// First half of a batch norm's gradient: the gradient of its output is masked by the ReLU, which is what the shortcut
-/// takes too, and summed. The second is worked out where it is read: [`Source::NormGradient`].
-pub struct Reduction<'a> {
-    /// What the ReLU let through.
-    pub gate: Gate<'a>,
-    /// What the batch norm read, in the rows of the gradient.
-    pub input: &'a [f32],
-    /// One value a channel.
-    pub mean: &'a [f32],
-    /// One value a channel.
-    pub inv_std: &'a [f32],
-    /// Replaced by `[channel][sum of g, sum of g * (input - mean) * inv_std]`.
-    pub sums: &'a mut [f64],
-}
-
-/// Where a ReLU let values through.
-#[derive(Clone, Copy)]
-pub enum Gate<'a> {
-    /// Everywhere: there is none.
-    Open,
-    /// Where this is positive, the output: after an addition nothing else tells.
-    Output(&'a [f32]),
-    /// Where this is positive, recomputed from the input: cheaper than reading the output.
-    Input(Affine<'a>),
-}
-
-/// A [`Reduction`] of a gradient that no convolution gave.
+/// A [`NormReduction`] of a gradient that no convolution gave.
 pub struct NormalizeReduce<'a> {
     /// Shape of the tensor.
     pub shape: Shape,
-    /// Gradient of the output; it becomes that of what the ReLU saw.
+    /// Gradient of the batch norm's output; it is masked in place.
     pub gradient: &'a mut [f32],
-    /// What is done with it.
-    pub reduction: Reduction<'a>,
+    /// How it is masked and summed.
+    pub reduction: NormReduction<&'a [f32], &'a NormValues>,
+    /// Replaced by `[channel][sum of g, sum of g * (input - mean) * inv_std]`.
+    pub sums: &'a mut [f64],
 }
 
 /// An option A shortcut, or its gradient, of one group.
@@ -270,8 +346,8 @@ pub struct PadShortcut<'a> {
     pub output: &'a mut [f32],
 }
 
-/// Global average pooling, or its gradient, of one group; the mean is `[channel][16 images]` in single
-/// precision.
+/// Global average pooling, or its gradient, of one group; the mean is `[channel][16 images]` in
+/// single precision.
 pub struct AvgPool<'a> {
     /// Shape before.
     pub shape: Shape,
@@ -281,19 +357,12 @@ pub struct AvgPool<'a> {
     pub output: &'a mut [f32],
 }
 
-impl Source<'_> {
+impl Operand<&[f32], &NormValues> {
     fn check(&self, shape: Shape, layout: Layout) {
-        let len = layout.lane_group_len(shape);
-        match *self {
-            Self::Stored(values) => assert_eq!(values.len(), len),
-            Self::Normalized { input, affine, images } => {
-                assert!(input.len() == len && images <= LANE_GROUP);
-                affine.check(shape);
-            }
-            Self::NormGradient { gradient, input, factors, images } => {
-                assert!(gradient.len() == len && input.len() == len && images <= LANE_GROUP);
-                assert!(factors.iter().all(|values| values.len() == shape.channels));
-            }
+        assert!(self.tensors().iter().all(|tensor| tensor.len() == layout.lane_group_len(shape)));
+        match self {
+            Self::Stored(_) => {}
+            Self::Normalized { norm, .. } | Self::NormGradient { norm, .. } => norm.check(shape.channels),
         }
     }
 }
@@ -311,73 +380,62 @@ impl ConvBand<'_> {
         assert_eq!(self.output.len(), self.rows.len() * layout.row_len(gather.to));
         assert_eq!(self.weights.len(), packed_len);
         self.input.check(gather.from, layout);
+        assert!(self.images <= LANE_GROUP);
         let channels = gather.to.channels;
-        match &self.sums {
-            Sums::None => {}
-            Sums::Moments(moments) => {
-                assert!(moments.pivot.len() == channels && moments.sums.len() == 2 * channels);
-            }
-            Sums::Gradient(reduction) => reduction.check(gather.to, self.output.len()),
+        match self.epilogue {
+            Epilogue::None => {}
+            Epilogue::Moments { pivot } => assert_eq!(pivot.len(), channels),
+            Epilogue::NormReduction(reduction) => reduction.check(gather.to, self.output.len()),
         }
+        assert_eq!(self.sums.len(), if self.epilogue.sums_up() { 2 * channels } else { 0 });
     }
 }
 
-impl<'a> Sums<'a> {
-    /// What is subtracted from each channel's values, or their second factors, before they are summed.
-    pub(super) fn pivot(&self) -> &[f32] {
+impl<'a> Epilogue<'a> {
+    /// Whether anything is summed up.
+    pub(super) fn sums_up(self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    /// What is subtracted from each channel's values, or from their second factors, before they are
+    /// summed.
+    pub(super) fn pivot(self) -> &'a [f32] {
         match self {
             Self::None => &[],
-            Self::Moments(moments) => moments.pivot,
-            Self::Gradient(reduction) => reduction.mean,
+            Self::Moments { pivot } => pivot,
+            Self::NormReduction(reduction) => &reduction.norm.mean,
         }
     }
 
-    /// Images that count; gradients are zero in further lanes.
-    pub(super) fn images(&self) -> usize {
-        if let Self::Moments(moments) = self { moments.images } else { LANE_GROUP }
-    }
-
-    /// Where the sums go, `[channel][2]`, with those of gradients still to be multiplied by `inv_std`.
-    pub(super) fn totals(&mut self) -> &mut [f64] {
-        match self {
-            Self::None => &mut [],
-            Self::Moments(moments) => moments.sums,
-            Self::Gradient(reduction) => reduction.sums,
-        }
-    }
-
-    /// Ends the summing.
-    pub(super) fn finish(&mut self) {
-        if let Self::Gradient(Reduction { inv_std, sums, .. }) = self {
-            sums.chunks_exact_mut(2).zip(*inv_std).for_each(|(sums, inv_std)| sums[1] *= f64::from(*inv_std));
+    /// Ends the summing: what was summed of a gradient is still to be multiplied by `inv_std`.
+    pub(super) fn finish(self, sums: &mut [f64]) {
+        if let Self::NormReduction(NormReduction { norm, .. }) = self {
+            sums.chunks_exact_mut(2).zip(&norm.inv_std).for_each(|(sums, inv_std)| sums[1] *= f64::from(*inv_std));
         }
     }
 }
 
-impl Reduction<'_> {
-    /// For a gradient of some length.
+impl NormReduction<&[f32], &NormValues> {
+    /// Panics unless tensors are of the length of some rows of `shape`.
     fn check(&self, shape: Shape, len: usize) {
-        assert_eq!(self.input.len(), len);
-        match self.gate {
-            Gate::Open => {}
-            Gate::Output(rectified) => assert_eq!(rectified.len(), len),
-            Gate::Input(affine) => affine.check(shape),
-        }
-        assert!(self.mean.len() == shape.channels && self.inv_std.len() == shape.channels);
-        assert_eq!(self.sums.len(), 2 * shape.channels);
+        assert!(self.tensors().iter().all(|tensor| tensor.len() == len));
+        self.norm.check(shape.channels);
     }
 }
 
 impl WeightGradientBand<'_> {
-    /// Panics unless lengths are those of `layout` and `schedule`, where all weights' gradient takes `whole` words.
+    /// Panics unless lengths are those of `layout` and `schedule`, where all weights' gradient
+    /// takes `whole` words.
     pub(super) fn check(&self, layout: Layout, schedule: Schedule, whole: usize) {
         let conv = self.conv;
         assert!(self.rows.end <= conv.vertical.output && !self.rows.is_empty() && self.outputs.end <= conv.outputs);
         assert!(schedule.cuts_outputs || self.outputs == (0..conv.outputs));
-        assert!((1..=schedule.lane_groups).contains(&self.inputs.len()));
-        assert_eq!(self.inputs.len(), self.output_gradients.len());
-        self.inputs.iter().for_each(|group| group.check(conv.input(), layout));
-        self.output_gradients.iter().for_each(|group| group.check(conv.output(), layout));
+        assert!((1..=schedule.lane_groups).contains(&self.groups.len()));
+        for group in self.groups {
+            group.input.check(conv.input(), layout);
+            group.output_gradient.check(conv.output(), layout);
+            assert!(group.images <= LANE_GROUP);
+        }
         assert_eq!(
             self.gradient.len(),
             if schedule.cuts_outputs { whole / conv.outputs * self.outputs.len() } else { whole }
@@ -422,14 +480,8 @@ impl Normalize<'_> {
     /// Panics unless lengths are those of `layout`.
     pub(super) fn check(&self, layout: Layout) {
         check_rows(self.shape, layout, &[self.input, self.output, self.residual.unwrap_or(self.input)]);
-        assert!(self.scale.len() == self.shape.channels && self.shift.len() == self.shape.channels);
+        self.norm.check(self.shape.channels);
         assert!(self.images <= LANE_GROUP);
-    }
-}
-
-impl Affine<'_> {
-    fn check(&self, shape: Shape) {
-        assert!(self.scale.len() == shape.channels && self.shift.len() == shape.channels);
     }
 }
 
@@ -438,6 +490,7 @@ impl NormalizeReduce<'_> {
     pub(super) fn check(&self, layout: Layout) {
         check_rows(self.shape, layout, &[self.gradient]);
         self.reduction.check(self.shape, self.gradient.len());
+        assert_eq!(self.sums.len(), 2 * self.shape.channels);
     }
 }
 

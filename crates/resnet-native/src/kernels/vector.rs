@@ -6,8 +6,8 @@ use crate::layout::LANE_GROUP;
 
 /// Proof that this machine has the instructions of `T`, a [`Vector`] or a matrix unit.
 ///
-/// It is made where a kernel enters its instruction set. Values of `T` come from it alone, so whoever has one
-/// may compute with it: `unsafe` is left to pointers.
+/// It is made where a kernel enters its instruction set. Values of `T` come from it alone, so
+/// whoever has one may compute with it: `unsafe` is left to pointers.
 pub struct Simd<T>(PhantomData<T>);
 
 impl<T> Clone for Simd<T> {
@@ -56,8 +56,8 @@ impl<V: Vector> Simd<V> {
 
 /// A register of floats; a lane group of images is a whole number of them.
 ///
-/// Functions that load or store need pointers valid for [`LANES`](Vector::LANES) numbers of the pointer's
-/// type, of any alignment.
+/// Functions that load or store need pointers valid for [`LANES`](Vector::LANES) numbers of the
+/// pointer's type, of any alignment.
 pub trait Vector: Copy {
     /// Floats in a register.
     const LANES: usize;
@@ -91,7 +91,8 @@ pub trait Vector: Copy {
     /// For each of four vectors, the sum of its lanes.
     fn sum_each(vectors: [Self; 4]) -> [f32; 4];
 
-    /// The two numbers in bf16 that each word holds, as floats: those in its low half, those in its high half.
+    /// The two numbers in bf16 that each word holds, as floats: those in its low half, those in its
+    /// high half.
     fn widen(self) -> (Self, Self);
     /// Words of two numbers in bf16, rounded to the nearest and to even: `low` in the low halves.
     fn narrow(low: Self, high: Self) -> Self;
@@ -111,8 +112,9 @@ pub trait Vector: Copy {
     unsafe fn store_bf16(self, to: *mut u16);
     /// Each value as [`store_bf16`](Vector::store_bf16) rounds it.
     fn round_bf16(self) -> Self;
-    /// [`store`](Vector::store) past the caches, where a vector is a line of them: for what will have left them
-    /// before it is read, so that a line is not fetched only to be overwritten.
+    /// [`store`](Vector::store) with a non-temporal store, where a vector is a cache line: for what
+    /// will have left the caches before it is read, so that a line is not fetched only to be
+    /// overwritten.
     ///
     /// # Safety
     /// `to` is valid for writing and aligned to the vector.
@@ -121,7 +123,8 @@ pub trait Vector: Copy {
         // SAFETY: the caller gives room for a vector.
         unsafe { self.store(to) }
     }
-    /// [`store_non_temporal`](Vector::store_non_temporal) if `non_temporal`, else [`store`](Vector::store).
+    /// [`store_non_temporal`](Vector::store_non_temporal) if `non_temporal`, else
+    /// [`store`](Vector::store).
     ///
     /// # Safety
     /// As for the one chosen.
@@ -130,11 +133,12 @@ pub trait Vector: Copy {
         // SAFETY: the caller gives room for a vector, aligned if the store is non-temporal.
         unsafe { if non_temporal { self.store_non_temporal(to) } else { self.store(to) } }
     }
-    /// Has every [non-temporal](Vector::store_non_temporal) store arrive before what is stored later: a kernel
-    /// that makes such stores ends with it.
+    /// Has every [non-temporal](Vector::store_non_temporal) store arrive before what is stored
+    /// later: a kernel that makes such stores ends with it.
     #[inline(always)]
     fn fence(_: Simd<Self>) {}
-    /// The values of both halves of a tile in 24 bits (see `layout`), from their words and pairs of third bytes.
+    /// The values of both halves of a tile in 24 bits (see `layout`), from their words and pairs of
+    /// third bytes.
     ///
     /// # Safety
     /// Both pointers are valid for reading.
@@ -142,11 +146,11 @@ pub trait Vector: Copy {
     /// Stores values of both halves of a tile in 24 bits, rounded to the nearest.
     ///
     /// # Safety
-    /// Both pointers are valid for writing; if `non_temporal`, `words` is aligned to the vector and `bytes` to
-    /// half of it.
+    /// Both pointers are valid for writing; if `non_temporal`, `words` is aligned to the vector and
+    /// `bytes` to half of it.
     unsafe fn store_24(values: (Self, Self), words: *mut f32, bytes: *mut u16, non_temporal: bool);
-    /// Each value rounded to bf16, to the nearest, and what that leaves, for a value to be the sum of numbers in
-    /// bf16; which way a tie goes does not matter there.
+    /// Each value rounded to bf16, to the nearest, and what that leaves, for a value to be the sum
+    /// of numbers in bf16; which way a tie goes does not matter there.
     #[inline(always)]
     fn split_bf16(self) -> (Self, Self) {
         let rounded = self.round_bf16();

@@ -1,20 +1,19 @@
-//! Runs a plan: takes the micro_batches of a batch through its steps side by side, and brings them together where a
+//! Runs a plan: takes the micro-batches of a batch through its steps side by side, and brings them together where a
 //! batch norm needs the statistics of all images, or a weight its whole gradient.
 //!
-//! What micro_batches hand over is added in their order, so the result depends neither on the number of threads nor
+//! What micro-batches hand over is added in their order, so the result depends neither on the number of threads nor
 //! on their timing.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::fuse::Layer;
-use crate::kernels::{KernelSet, Pack};
+use crate::kernels::{KernelSet, NormValues, Pack};
 use crate::layout::LANE_GROUP;
 use crate::profile::StepTime;
 use crate::threads::Team;
 use crate::train::context::{BatchContext, Context, non_temporal};
 use crate::train::micro_batch::MicroBatch;
-use crate::train::norm_values::NormValues;
 use crate::train::plan::{Backward, Forward, Plan};
 use crate::train::program::Program;
 use resnet_graph::{Graph, Shape, Work};
@@ -27,11 +26,11 @@ pub struct Executor {
     plan: Plan,
     /// Most images of a batch.
     capacity: usize,
-    /// Images of a full micro_batch.
+    /// Images of a full micro-batch.
     micro_batch_images: usize,
     micro_batches: Vec<MicroBatch>,
     norms: Vec<NormValues>,
-    /// The sum of the micro_batches' weight gradients, in the kernels' order.
+    /// The sum of the micro-batches' weight gradients, in the kernels' order.
     summed: Vec<f32>,
     times: Vec<StepTime>,
 }
@@ -66,7 +65,7 @@ impl Executor {
     }
 
     /// How long the steps took since the last [`restart_times`](Self::restart_times): the time that threads
-    /// spent on them, added up over the micro_batches.
+    /// spent on them, added up over the micro-batches.
     pub fn times(&self) -> &[StepTime] {
         &self.times
     }
@@ -95,7 +94,7 @@ impl Executor {
         });
     }
 
-    /// The logits of the last forward batch, `[images][classes]`.
+    /// The logits of the last forward pass, `[images][classes]`.
     pub fn logits(&self, shape: Shape, logits: &mut [f32]) {
         for (micro_batch, logits) in
             self.micro_batches.iter().zip(logits.chunks_mut(self.micro_batch_images * shape.len()))
@@ -151,7 +150,7 @@ impl Executor {
         self.collect_times();
     }
 
-    /// Runs `work` on every micro_batch that has images.
+    /// Runs `work` on every micro-batch that has images.
     fn on_micro_batches(
         &mut self,
         context: Context<'_>,
@@ -168,7 +167,7 @@ impl Executor {
         self.micro_batches.iter().map(MicroBatch::images).sum()
     }
 
-    /// The micro_batches' sums of a batch norm, `[channel][2]`.
+    /// The micro-batches' sums of a batch norm, `[channel][2]`.
     fn sums(&self, channels: usize) -> Vec<f64> {
         let mut totals = vec![0.0; 2 * channels];
         let micro_batches = self.micro_batches.iter().filter(|micro_batch| micro_batch.images() > 0);
@@ -203,7 +202,7 @@ impl Executor {
         self.norms[norm].use_gradient(&context.parameters[layer.weight.clone()], &sums, count);
     }
 
-    /// Adds up the micro_batches' gradients with respect to a convolution's weights and bias.
+    /// Adds up the micro-batches' gradients with respect to a convolution's weights and bias.
     fn finish_weights(&mut self, context: Context<'_>, conv: usize, gradients: &mut [f32]) {
         let layer = &context.program.convs[conv];
         let (kernels, conv) = (context.kernels.of(layer.layout), &layer.conv);
@@ -227,7 +226,7 @@ impl Executor {
         }
     }
 
-    /// Adds up the micro_batches' times of the steps since the last batch.
+    /// Adds up the micro-batches' times of the steps since the last batch.
     fn collect_times(&mut self) {
         let mut all: Vec<Vec<StepTime>> = self.micro_batches.iter_mut().map(MicroBatch::take_times).collect();
         let mut first = all.swap_remove(0);
@@ -238,7 +237,7 @@ impl Executor {
     }
 }
 
-/// Cuts the backward steps after the sums of a batch norm, which all micro_batches make together, and before a
+/// Cuts the backward steps after the sums of a batch norm, which all micro-batches make together, and before a
 /// second convolution, whose gradient would take the place of the first's.
 fn backward_segments(plan: &Plan) -> Vec<Range<usize>> {
     let mut segments = Vec::new();

@@ -1,11 +1,10 @@
 //! What all parts of a batch share while they are taken through the network.
 
-use crate::kernels::{Gate, KernelSet, Kernels, Reduction, Source};
+use crate::kernels::{KernelSet, Kernels, NormReduction, NormValues, Operand};
 use crate::layout::{Layout, lane_groups};
 use crate::memory::Buffer;
 use crate::threads::Team;
-use crate::train::norm_values::NormValues;
-use crate::train::plan::{Plan, Read, Rectifier, Reduce};
+use crate::train::plan::Plan;
 use crate::train::program::Program;
 use resnet_graph::Shape;
 
@@ -34,7 +33,7 @@ impl Context<'_> {
     }
 }
 
-/// A pass over a batch, as far as all micro_batches share it.
+/// A pass over a batch, as far as all micro-batches share it.
 #[derive(Clone, Copy)]
 pub struct BatchContext<'a> {
     /// The network.
@@ -45,45 +44,33 @@ pub struct BatchContext<'a> {
     pub images: usize,
     /// Values of the batch norms, as far as they are known.
     pub norms: &'a [NormValues],
-    /// In the forward batch, the running statistics: pivots of the moments.
+    /// In the forward pass, the running statistics: pivots of the moments.
     pub running: Option<&'a [f32]>,
 }
 
 impl<'a> BatchContext<'a> {
-    /// What a convolution reads from its [places](Read::places) in a group of `images`.
-    pub fn source<'b>(&self, read: Read<Buffer>, [first, second]: [&'b [f32]; 2], images: usize) -> Source<'b>
+    /// An operand whose [tensors](Operand::tensors) are these.
+    pub fn operand<'b>(
+        &self,
+        operand: Operand<Buffer, usize>,
+        tensors: [&'b [f32]; 2],
+    ) -> Operand<&'b [f32], &'b NormValues>
     where
         'a: 'b,
     {
-        match read {
-            Read::Stored(_) => Source::Stored(first),
-            Read::Normalized { norm, .. } => {
-                Source::Normalized { input: first, affine: self.norms[norm].affine(), images }
-            }
-            Read::NormGradient { norm, .. } => {
-                let factors = self.norms[norm].factors.each_ref().map(Vec::as_slice);
-                Source::NormGradient { gradient: first, input: second, factors, images }
-            }
-        }
+        operand.of(tensors, |norm| &self.norms[norm])
     }
 
-    /// What becomes of the gradient of a batch norm's output, from its [places](Reduce::places) in the rows of a band.
+    /// A reduction whose [tensors](NormReduction::tensors) are these, in the rows of a band.
     pub fn reduction<'b>(
         &self,
-        reduce: Reduce<Buffer>,
-        [input, rectified]: [&'b [f32]; 2],
-        sums: &'b mut [f64],
-    ) -> Reduction<'b>
+        reduction: NormReduction<Buffer, usize>,
+        tensors: [&'b [f32]; 2],
+    ) -> NormReduction<&'b [f32], &'b NormValues>
     where
         'a: 'b,
     {
-        let values = &self.norms[reduce.norm];
-        let gate = match reduce.mask {
-            Rectifier::None => Gate::Open,
-            Rectifier::OfInput => Gate::Input(values.affine()),
-            Rectifier::OfSum(_) => Gate::Output(rectified),
-        };
-        Reduction { gate, input, mean: &values.mean, inv_std: &values.inv_std, sums }
+        reduction.of(tensors, |norm| &self.norms[norm])
     }
 }
 

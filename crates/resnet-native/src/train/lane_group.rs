@@ -7,13 +7,13 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::fuse::Layer;
-use crate::kernels::{AvgPool, ConvBand, Images, Moments, Normalize, NormalizeReduce, PadShortcut, Sums};
+use crate::kernels::{AvgPool, ConvBand, Epilogue, Images, NormReduction, Normalize, NormalizeReduce, PadShortcut};
 use crate::layout::{LANE_GROUP, Layout, lane_groups};
 use crate::memory::{Arena, Buffer};
 use crate::profile::StepTime;
 use crate::train::bands::{BANDS, band_rows};
 use crate::train::context::{BatchContext, Context, non_temporal};
-use crate::train::plan::{Backward, Forward, Plan, Reduce};
+use crate::train::plan::{Backward, Forward, Plan};
 use resnet_graph::{NodeId, Shape, Work};
 
 /// Images of a batch that are stored side by side.
@@ -45,7 +45,7 @@ impl LaneGroup {
         context.body().load_images(Images { images, conv, group, non_temporal });
     }
 
-    /// The logits of the last forward batch, `[images][classes]`.
+    /// The logits of the last forward pass, `[images][classes]`.
     pub fn logits(&self, plan: &Plan, shape: Shape, logits: &mut [f32]) {
         Layout::Lanes.unpack_images(self.arena.read(plan.logits), shape, logits);
     }
@@ -76,12 +76,12 @@ impl LaneGroup {
             Layer::Norm { norm, relu, .. } => self.normalize(batch, norm, relu, step),
             Layer::PadShortcut { stride, input, output } => {
                 let (narrow, wide) = (program.shapes[input], program.shapes[output]);
-                let ([input, _], [output]) = self.arena.borrow(step.input.places(), [step.output]);
+                let ([input, _], [output]) = self.arena.borrow(step.input.tensors(), [step.output]);
                 body.pad_shortcut(PadShortcut { narrow, wide, stride, input, output });
             }
             Layer::AvgPool { input, .. } => {
                 let shape = program.shapes[input];
-                let ([input, _], [output]) = self.arena.borrow(step.input.places(), [step.output]);
+                let ([input, _], [output]) = self.arena.borrow(step.input.tensors(), [step.output]);
                 body.avg_pool(AvgPool { shape, input, output });
             }
         }
@@ -89,12 +89,12 @@ impl LaneGroup {
     }
 
     /// Runs a backward step, other than a convolution's.
-    pub fn backward_step(&mut self, batch: BatchContext<'_>, (node, step): (NodeId, Backward)) {
+    pub fn backward_step(&mut self, batch: BatchContext<'_>, (node, step): (NodeId, Backward<Buffer>)) {
         let start = Instant::now();
         let (program, body) = (batch.context.program, batch.context.body());
         match step {
             Backward::Conv(_) => unreachable!("convolutions take all groups at once"),
-            Backward::Norm { reduce, gradient } => self.normalize_reduce(batch, reduce, gradient),
+            Backward::Norm { reduction, gradient } => self.normalize_reduce(batch, reduction, gradient),
             Backward::PadShortcut { stride, input, output, output_gradient, input_gradient } => {
                 let (narrow, wide) = (program.shapes[input], program.shapes[output]);
                 let ([input], [output]) = self.arena.borrow([output_gradient], [input_gradient]);
@@ -119,35 +119,36 @@ impl LaneGroup {
             .zip(batch.running)
             .map(|(norm, running)| &running[context.program.norms[norm].running_mean.clone()]);
         let (channels, images) = (layer.conv.outputs, self.images);
-        let first_sum = self.new_sums(bands.count * 2 * channels);
-        let (places, [output]) = self.arena.borrow(step.input.places(), [step.output]);
-        let input = batch.source(step.input, places, images);
-        let jobs = output.chunks_mut(bands.len).zip(self.sums[first_sum..].chunks_mut(2 * channels));
+        let sums_len = if pivot.is_some() { 2 * channels } else { 0 };
+        let first_sum = self.new_sums(bands.count * sums_len);
+        let (tensors, [output]) = self.arena.borrow(step.input.tensors(), [step.output]);
+        let input = batch.operand(step.input, tensors);
+        let mut sums = self.sums[first_sum..].chunks_mut(sums_len.max(1));
+        let jobs = output.chunks_mut(bands.len).map(|output| (output, sums.next().unwrap_or_default()));
         context.team.for_each(jobs.enumerate(), |(index, (output, sums))| {
             kernels.conv(ConvBand {
                 gather: &layer.forward,
                 rows: bands.rows(index),
                 input,
+                images,
                 weights: &context.packed[layer.packed_forward.clone()],
                 output: &mut *output,
                 accumulate: false,
                 non_temporal: layer.bias.is_none() && non_temporal(layer.layout, layer.conv.output(), batch.images),
-                sums: pivot.map_or(Sums::None, |pivot| Sums::Moments(Moments { pivot, sums, images })),
+                epilogue: pivot.map_or(Epilogue::None, |pivot| Epilogue::Moments { pivot }),
+                sums,
             });
             if let Some(bias) = &layer.bias {
                 add_bias(&context.parameters[bias.clone()], output);
             }
         });
-        if pivot.is_none() {
-            self.sums.truncate(first_sum);
-        }
     }
 
     fn normalize(&mut self, batch: BatchContext<'_>, norm: usize, relu: bool, step: &Forward) {
-        let (body, values) = (batch.context.body(), &batch.norms[norm]);
+        let body = batch.context.body();
         let shape = batch.context.program.norms[norm].shape;
         let (bands, images) = (Bands::new(shape, body.layout(), batch.images), self.images);
-        let [input, _] = step.input.places();
+        let [input, _] = step.input.tensors();
         let reads = [input, step.residual.unwrap_or(input)];
         let ([input, residual], [output]) = self.arena.borrow(reads, [step.output]);
         let jobs = output.chunks_mut(bands.len).zip(input.chunks(bands.len));
@@ -157,26 +158,25 @@ impl LaneGroup {
                 input,
                 residual: step.residual.is_some().then_some(residual),
                 output,
-                scale: &values.scale,
-                shift: &values.shift,
+                norm: &batch.norms[norm],
                 relu,
                 images,
             });
         });
     }
 
-    fn normalize_reduce(&mut self, batch: BatchContext<'_>, reduce: Reduce<Buffer>, gradient: Buffer) {
+    fn normalize_reduce(&mut self, batch: BatchContext<'_>, reduction: NormReduction<Buffer, usize>, gradient: Buffer) {
         let body = batch.context.body();
-        let shape = batch.context.program.norms[reduce.norm].shape;
+        let shape = batch.context.program.norms[reduction.norm].shape;
         let bands = Bands::new(shape, body.layout(), batch.images);
         let first_sum = self.new_sums(bands.count * 2 * shape.channels);
-        let (places, [gradient]) = self.arena.borrow(reduce.places(), [gradient]);
-        let [input, rectified] = places.map(|place| place.chunks(bands.len));
+        let (tensors, [gradient]) = self.arena.borrow(reduction.tensors(), [gradient]);
+        let [input, output] = tensors.map(|tensor| tensor.chunks(bands.len));
         let sums = self.sums[first_sum..].chunks_mut(2 * shape.channels);
-        let jobs = gradient.chunks_mut(bands.len).zip(input).zip(rectified).zip(sums);
-        batch.context.team.for_each(jobs, |(((gradient, input), rectified), sums)| {
-            let reduction = batch.reduction(reduce, [input, rectified], sums);
-            body.normalize_reduce(NormalizeReduce { shape, gradient, reduction });
+        let jobs = gradient.chunks_mut(bands.len).zip(input).zip(output).zip(sums);
+        batch.context.team.for_each(jobs, |(((gradient, input), output), sums)| {
+            let reduction = batch.reduction(reduction, [input, output]);
+            body.normalize_reduce(NormalizeReduce { shape, gradient, reduction, sums });
         });
     }
 }

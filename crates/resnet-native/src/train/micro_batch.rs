@@ -1,22 +1,22 @@
 //! The part of a batch that one thread takes through a segment of layers: one or two groups of images, few
 //! enough that what a layer writes is still in the cache when the next reads it.
 //!
-//! Where a segment's layers need one group alone, a micro_batch takes its groups through it one after the other, unless
-//! another thread has nothing else to do. Weight gradients take all groups of a micro_batch together, in bands of rows.
+//! Where a segment's layers need one group alone, a micro-batch takes its groups through it one after the other, unless
+//! another thread has nothing else to do. Weight gradients take all groups of a micro-batch together, in bands of rows.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::vec;
 
-use crate::kernels::{ConvBand, Kernels, Source, Sums, WeightGradientBand};
+use crate::kernels::{ConvBand, ConvOperands, Epilogue, Kernels, Operand, WeightGradientBand};
 use crate::layout::{LANE_GROUP, lane_groups};
 use crate::memory::{Arena, Buffer};
 use crate::profile::StepTime;
 use crate::train::bands::WeightBands;
 use crate::train::context::{BatchContext, Context, non_temporal};
 use crate::train::lane_group::LaneGroup;
-use crate::train::plan::{Backward, ConvGradients, Plan, Read, Reduce};
+use crate::train::plan::{Backward, ConvGradients, Plan};
 use crate::train::program::ConvLayer;
 use resnet_graph::{NodeId, Shape, Work};
 
@@ -32,12 +32,12 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// Images of a full micro_batch.
+    /// Images of a full micro-batch.
     pub fn capacity(kernels: &dyn Kernels) -> usize {
         LANE_GROUP * kernels.schedule().lane_groups
     }
 
-    /// A micro_batch with the memory that `plan` takes.
+    /// A micro-batch with the memory that `plan` takes.
     pub fn new(plan: &Plan, kernels: &dyn Kernels) -> Self {
         Self {
             groups: (0..kernels.schedule().lane_groups).map(|_| LaneGroup::new(plan)).collect(),
@@ -87,7 +87,7 @@ impl MicroBatch {
         self.times.push(StepTime { work: Work::Load, node: None, time: start.elapsed() });
     }
 
-    /// The logits `[images][classes]` of the last forward batch.
+    /// The logits `[images][classes]` of the last forward pass.
     pub fn logits(&self, plan: &Plan, shape: Shape, logits: &mut [f32]) {
         for (group, logits) in self.groups.iter().zip(logits.chunks_mut(LANE_GROUP * shape.len())) {
             group.logits(plan, shape, logits);
@@ -113,7 +113,7 @@ impl MicroBatch {
     /// Runs some backward steps.
     pub fn backward(&mut self, batch: BatchContext<'_>, steps: Range<usize>) {
         self.groups_in_use().for_each(|group| group.sums.clear());
-        let is_conv = |step: &(NodeId, Backward)| matches!(step.1, Backward::Conv(_));
+        let is_conv = |step: &(NodeId, Backward<Buffer>)| matches!(step.1, Backward::Conv(_));
         for steps in batch.plan.backward[steps].chunk_by(|a, b| !is_conv(a) && !is_conv(b)) {
             if let (node, Backward::Conv(step)) = steps[0] {
                 self.conv_backward(batch, node, step);
@@ -141,7 +141,7 @@ impl MicroBatch {
 
     /// weight gradient of a convolution and by its input, band by band: what both read is then still in
     /// the cache for the second.
-    fn conv_backward(&mut self, batch: BatchContext<'_>, node: NodeId, step: ConvGradients) {
+    fn conv_backward(&mut self, batch: BatchContext<'_>, node: NodeId, step: ConvGradients<Buffer>) {
         let layer = &batch.context.program.convs[step.conv];
         let (conv, kernels) = (&layer.conv, batch.context.kernels.of(layer.layout));
         let (len, schedule) = (kernels.gradient_len(conv), kernels.schedule());
@@ -155,12 +155,11 @@ impl MicroBatch {
         let mut partials = self.partials.all()[..self.partial_len].chunks_mut(len / parts);
         for set in groups.chunks_mut(schedule.lane_groups) {
             for (band, part) in (0..bands).flat_map(|band| (0..parts).map(move |part| (band, part))) {
-                let inputs = set.iter().map(|group| group.input).collect();
-                let output_gradients: Vec<_> = set.iter().map(|group| group.output_gradient).collect();
+                let operands = set.iter().map(|group| group.operands).collect();
                 // The input's gradient goes with the first part of the outputs.
                 let written = set.iter_mut().filter(|_| part == 0).filter_map(|group| group.bands.next()).collect();
                 let gradient = partials.next().expect("a partial gradient for every job");
-                jobs.push(ConvJob { band, part, inputs, output_gradients, gradient, written });
+                jobs.push(ConvJob { band, part, operands, gradient, written });
             }
         }
         let accumulate = step.input_gradient.is_some_and(|gradient| gradient.accumulate);
@@ -176,13 +175,13 @@ impl MicroBatch {
     }
 
     /// Sums the gradient of a layer's output for its bias, where it has one.
-    fn add_up_bias(&mut self, output_gradient: Read<Buffer>, layer: &ConvLayer) {
+    fn add_up_bias(&mut self, output_gradient: Operand<Buffer, usize>, layer: &ConvLayer) {
         self.bias_gradient.clear();
         if layer.bias.is_none() {
             return;
         }
         self.bias_gradient.resize(layer.conv.outputs, 0.0);
-        let [gradient, _] = output_gradient.places();
+        let [gradient, _] = output_gradient.tensors();
         for group in self.groups.iter().filter(|group| group.images > 0) {
             for (total, lanes) in self.bias_gradient.iter_mut().zip(group.arena.read(gradient).chunks_exact(LANE_GROUP))
             {
@@ -202,8 +201,7 @@ impl MicroBatch {
 
 /// What a convolution's backward pass takes of a group.
 struct ConvGroup<'a> {
-    input: Source<'a>,
-    output_gradient: Source<'a>,
+    operands: ConvOperands<'a>,
     /// Of the gradient with respect to the input.
     bands: vec::IntoIter<ConvOutput<'a>>,
 }
@@ -211,34 +209,37 @@ struct ConvGroup<'a> {
 impl<'a> ConvGroup<'a> {
     /// From the group's memory, with the gradient with respect to the input in as many `bands`, each with sums of its own where a batch norm
     /// wants them.
-    fn new(batch: BatchContext<'a>, step: ConvGradients, group: &'a mut LaneGroup, bands: usize) -> Self {
+    fn new(batch: BatchContext<'a>, step: ConvGradients<Buffer>, group: &'a mut LaneGroup, bands: usize) -> Self {
         let layer = &batch.context.program.convs[step.conv];
         let shape = layer.conv.input();
         let band_len = shape.height.div_ceil(bands) * layer.layout.row_len(shape);
-        let sums_len = if step.reduce().is_some() { 2 * shape.channels } else { 0 };
+        let sums_len = if step.reduction().is_some() { 2 * shape.channels } else { 0 };
         let first_sum = group.new_sums(bands * sums_len);
         let LaneGroup { arena, sums, images, .. } = group;
         let mut sums = sums[first_sum..].chunks_mut(sums_len.max(1));
         let nowhere = Buffer { offset: 0, len: 0 };
-        let ([i, j], [g, h]) = (step.input.places(), step.output_gradient.places());
-        let [y, sum] = step.reduce().map_or([nowhere; 2], Reduce::places);
+        let ([i, j], [g, h]) = (step.input.tensors(), step.output_gradient.tensors());
+        let [y, relu] = step.reduction().map_or([nowhere; 2], |reduction| reduction.tensors());
         let target = step.input_gradient.map_or(nowhere, |gradient| gradient.buffer);
-        let ([i, j, g, h, y, sum], [written]) = arena.borrow([i, j, g, h, y, sum], [target]);
+        let ([i, j, g, h, y, relu], [written]) = arena.borrow([i, j, g, h, y, relu], [target]);
         let bands = written.chunks_mut(band_len).enumerate().map(|(band, output)| {
-            let places = [y, sum].map(|tensor| tensor.chunks(band_len).nth(band).unwrap_or_default());
-            let reduction = step.reduce().zip(sums.next()).map(|(reduce, sums)| batch.reduction(reduce, places, sums));
-            ConvOutput { output, sums: reduction.map_or(Sums::None, Sums::Gradient) }
+            let tensors = [y, relu].map(|tensor| tensor.chunks(band_len).nth(band).unwrap_or_default());
+            let reduction = step.reduction().map(|reduction| batch.reduction(reduction, tensors));
+            let epilogue = reduction.map_or(Epilogue::None, Epilogue::NormReduction);
+            ConvOutput { output, epilogue, sums: sums.next().unwrap_or_default() }
         });
         let bands = bands.collect::<Vec<_>>().into_iter();
-        let input = batch.source(step.input, [i, j], *images);
-        Self { input, output_gradient: batch.source(step.output_gradient, [g, h], *images), bands }
+        let input = batch.operand(step.input, [i, j]);
+        let output_gradient = batch.operand(step.output_gradient, [g, h]);
+        Self { operands: ConvOperands { input, output_gradient, images: *images }, bands }
     }
 }
 
 /// A band of a gradient with respect to the input.
 struct ConvOutput<'a> {
     output: &'a mut [f32],
-    sums: Sums<'a>,
+    epilogue: Epilogue<'a>,
+    sums: &'a mut [f64],
 }
 
 /// A band of rows of the gradients of a convolution.
@@ -246,8 +247,8 @@ struct ConvJob<'a> {
     band: usize,
     /// Which part of the outputs' weights.
     part: usize,
-    inputs: Vec<Source<'a>>,
-    output_gradients: Vec<Source<'a>>,
+    /// Of each group.
+    operands: Vec<ConvOperands<'a>>,
     /// By the weights.
     gradient: &'a mut [f32],
     /// By the input, of each group.
@@ -277,23 +278,24 @@ impl ConvBackward<'_> {
         kernels.weight_gradient(WeightGradientBand {
             conv: &layer.conv,
             rows: job.band * self.rows..(job.band + 1) * self.rows,
-            inputs: &job.inputs,
-            output_gradients: &job.output_gradients,
+            groups: &job.operands,
             outputs: job.part * self.part..(job.part + 1) * self.part,
             gradient: job.gradient,
         });
         let middle = Instant::now();
         let row_len = layer.layout.row_len(layer.conv.input());
         let first = job.band * layer.conv.input().height.div_ceil(layer.conv.output().height / self.rows);
-        for (input, ConvOutput { output, sums }) in job.output_gradients.iter().zip(job.written) {
+        for (operands, ConvOutput { output, epilogue, sums }) in job.operands.iter().zip(job.written) {
             kernels.conv(ConvBand {
                 gather: &layer.backward,
                 rows: first..first + output.len() / row_len,
-                input: *input,
+                input: operands.output_gradient,
+                images: operands.images,
                 weights: &context.packed[layer.packed_backward.clone()],
                 output,
                 accumulate: self.accumulate,
                 non_temporal: self.non_temporal,
+                epilogue,
                 sums,
             });
         }

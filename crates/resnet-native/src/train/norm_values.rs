@@ -1,42 +1,12 @@
 //! Batch norm's statistics, and what follows from them for each channel.
 
 use crate::fuse::{NORM_EPS, Norm};
-use crate::kernels::Affine;
+use crate::kernels::NormValues;
 
 /// Momentum of the running statistics, as PyTorch's default.
 const RUNNING_MOMENTUM: f64 = 0.1;
 
-/// Per channel `a, b, c` of `a g + b y + c`, the gradient by batch norm's input `y`.
-pub type Factors = [Vec<f32>; 3];
-
-/// Per-channel values of a batch norm in the current batch.
-#[derive(Clone)]
-pub struct NormValues {
-    /// Mean.
-    pub mean: Vec<f32>,
-    /// One over the standard deviation.
-    pub inv_std: Vec<f32>,
-    /// What the input is multiplied by.
-    pub scale: Vec<f32>,
-    /// What is added to it then.
-    pub shift: Vec<f32>,
-    /// Of the gradient with respect to its input, once the backward pass has come that far.
-    pub factors: Factors,
-}
-
 impl NormValues {
-    /// All zero.
-    pub fn new(channels: usize) -> Self {
-        let zeros = vec![0.0; channels];
-        Self {
-            mean: zeros.clone(),
-            inv_std: zeros.clone(),
-            scale: zeros.clone(),
-            factors: std::array::from_fn(|_| zeros.clone()),
-            shift: zeros,
-        }
-    }
-
     /// Takes mean and variance from the moments of the batch, and moves the running statistics on: they
     /// take the unbiased variance, the normalisation the biased one.
     pub fn use_batch(&mut self, norm: &Norm, parameters: &[f32], moments: &[f64], count: usize, running: &mut [f32]) {
@@ -54,11 +24,6 @@ impl NormValues {
         }
     }
 
-    /// The normalisation with learned scale and shift.
-    pub fn affine(&self) -> Affine<'_> {
-        Affine { scale: &self.scale, shift: &self.shift }
-    }
-
     fn set(&mut self, norm: &Norm, parameters: &[f32], channel: usize, mean: f64, variance: f64) {
         let inv_std = 1.0 / (variance + NORM_EPS).sqrt();
         let scale = f64::from(parameters[norm.weight.start + channel]) * inv_std;
@@ -68,8 +33,8 @@ impl NormValues {
         self.shift[channel] = (f64::from(parameters[norm.bias.start + channel]) - mean * scale) as f32;
     }
 
-    /// Works out the factors `a, b, c` of `a g + b y + c`, the gradient with respect to the normalised value's input `y`, from
-    /// the sums of `g` and of `g * normalised` (arXiv:1502.03167, section 3).
+    /// Computes the [factors](NormValues::factors) of the gradient with respect to the input from the sums of the
+    /// output's gradient `g` and of `g` times the normalised input (arXiv:1502.03167, section 3).
     pub fn use_gradient(&mut self, weight: &[f32], sums: &[f64], count: usize) {
         for channel in 0..weight.len() {
             let (mean, inv_std) = (f64::from(self.mean[channel]), f64::from(self.inv_std[channel]));

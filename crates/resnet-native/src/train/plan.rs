@@ -1,148 +1,113 @@
-//! A program laid out for a group of images: the steps of the forward and backward batch, and where in the
+//! A program laid out for a group of images: the steps of the forward and backward pass, and where in the
 //! arena each value lives, from the step that makes it to the last that reads it.
 
 use crate::fuse::Layer;
+use crate::kernels::{NormReduction, Operand, ReluMask};
 use crate::memory::{Buffer, Lifetime, place};
 use crate::train::program::Program;
 use resnet_graph::{Graph, NodeId};
 
-/// One step of the forward batch.
+/// One step of the forward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Forward {
     /// What to run.
     pub layer: Layer,
     /// The layer's first input.
-    pub input: Read<Buffer>,
+    pub input: Operand<Buffer, usize>,
     /// What a batch norm adds.
     pub residual: Option<Buffer>,
     /// The layer's output.
     pub output: Buffer,
 }
 
-/// Where what a layer reads comes from: a place of its own, or others from which it is recomputed on load.
+/// One step of the backward pass; memory goes by `P`, a buffer once it has a place.
 #[derive(Clone, Copy, Debug)]
-pub enum Read<T> {
-    /// A place of its own.
-    Stored(T),
-    /// A batch norm of `input`, rectified.
-    Normalized { norm: usize, input: T },
-    /// The gradient of a batch norm's input, from the `gradient` of its output, masked by the ReLU.
-    NormGradient { norm: usize, gradient: T, input: T },
-}
-
-impl<T: Copy> Read<T> {
-    /// The places read, one of them twice where there is one.
-    pub fn places(self) -> [T; 2] {
-        match self {
-            Self::Stored(place) => [place; 2],
-            Self::Normalized { input, .. } => [input; 2],
-            Self::NormGradient { gradient, input, .. } => [gradient, input],
-        }
-    }
-
-    fn map<U>(self, mut place: impl FnMut(T) -> U) -> Read<U> {
-        match self {
-            Self::Stored(value) => Read::Stored(place(value)),
-            Self::Normalized { norm, input } => Read::Normalized { norm, input: place(input) },
-            Self::NormGradient { norm, gradient, input } => {
-                Read::NormGradient { norm, gradient: place(gradient), input: place(input) }
-            }
-        }
-    }
-}
-
-/// One step of the backward batch.
-#[derive(Clone, Copy, Debug)]
-pub enum Backward {
+pub enum Backward<P> {
     /// Gradients of a convolution.
-    Conv(ConvGradients),
+    Conv(ConvGradients<P>),
     /// Gradient of a batch norm, up to what is recomputed on load, where no convolution gave the `gradient` of its output.
-    Norm { reduce: Reduce<Buffer>, gradient: Buffer },
+    Norm { reduction: NormReduction<P, usize>, gradient: P },
     /// Gradient of an option A shortcut.
-    PadShortcut { stride: usize, input: NodeId, output: NodeId, output_gradient: Buffer, input_gradient: Buffer },
+    PadShortcut { stride: usize, input: NodeId, output: NodeId, output_gradient: P, input_gradient: P },
     /// Gradient of the average pooling.
-    AvgPool { input: NodeId, output_gradient: Buffer, input_gradient: Buffer },
+    AvgPool { input: NodeId, output_gradient: P, input_gradient: P },
 }
 
-/// weight gradient of a convolution and, unless it reads the images, by its input.
+/// The weight gradient of a convolution and, unless it reads the images, the gradient with respect to its input.
 #[derive(Clone, Copy, Debug)]
-pub struct ConvGradients {
+pub struct ConvGradients<P> {
     /// Index into [`Program::convs`].
     pub conv: usize,
     /// What it read.
-    pub input: Read<Buffer>,
+    pub input: Operand<P, usize>,
     /// The gradient of what it gave.
-    pub output_gradient: Read<Buffer>,
+    pub output_gradient: Operand<P, usize>,
     /// Where the gradient with respect to what it read goes.
-    pub input_gradient: Option<InputGradient>,
-}
-
-/// What becomes of the gradient of a batch norm's output: it is masked by the ReLU, which makes it that of the residual,
-/// and summed.
-#[derive(Clone, Copy, Debug)]
-pub struct Reduce<T> {
-    /// The batch norm.
-    pub norm: usize,
-    /// What it read.
-    pub input: T,
-    /// What masks.
-    pub mask: Rectifier<T>,
-}
-
-impl<T: Copy> Reduce<T> {
-    /// The tensors that are read for it; one of them twice where there is one.
-    pub fn places(self) -> [T; 2] {
-        [self.input, if let Rectifier::OfSum(sum) = self.mask { sum } else { self.input }]
-    }
-
-    fn map<U>(self, place: impl Fn(T) -> U) -> Reduce<U> {
-        let mask = match self.mask {
-            Rectifier::None => Rectifier::None,
-            Rectifier::OfInput => Rectifier::OfInput,
-            Rectifier::OfSum(sum) => Rectifier::OfSum(place(sum)),
-        };
-        Reduce { norm: self.norm, input: place(self.input), mask }
-    }
-}
-
-/// The ReLU after a batch norm, for its gradient.
-#[derive(Clone, Copy, Debug)]
-pub enum Rectifier<T> {
-    /// There is none.
-    None,
-    /// Of the normalised input alone, which is recomputed.
-    OfInput,
-    /// Of its sum with a shortcut, kept here.
-    OfSum(T),
+    pub input_gradient: Option<InputGradient<P>>,
 }
 
 /// Where a convolution's gradient with respect to its input goes.
 #[derive(Clone, Copy, Debug)]
-pub struct InputGradient {
+pub struct InputGradient<P> {
     /// Its place.
-    pub buffer: Buffer,
+    pub buffer: P,
     /// Whether another reader of the input has left its part there.
     pub accumulate: bool,
     /// What becomes of it, where a batch norm gave the input and this completes the gradient.
-    pub reduce: Option<Reduce<Buffer>>,
+    pub reduction: Option<NormReduction<P, usize>>,
 }
 
-impl ConvGradients {
+impl<P: Copy> ConvGradients<P> {
     /// What becomes of the gradient with respect to the input, where a batch norm gave that and this completes it.
-    pub fn reduce(&self) -> Option<Reduce<Buffer>> {
-        self.input_gradient.and_then(|gradient| gradient.reduce)
+    pub fn reduction(&self) -> Option<NormReduction<P, usize>> {
+        self.input_gradient.and_then(|gradient| gradient.reduction)
     }
 }
 
-impl Backward {
+impl<P: Copy> Backward<P> {
     /// The batch norm whose sums this step takes.
     pub fn reduced_norm(&self) -> Option<usize> {
         match self {
-            Self::Conv(step) => step.reduce(),
-            Self::Norm { reduce, .. } => Some(*reduce),
+            Self::Conv(step) => step.reduction(),
+            Self::Norm { reduction, .. } => Some(*reduction),
             Self::PadShortcut { .. } | Self::AvgPool { .. } => None,
         }
-        .map(|reduce| reduce.norm)
+        .map(|reduction| reduction.norm)
+    }
+
+    /// The same step in other memory.
+    fn map<Q>(self, place: impl Fn(P) -> Q) -> Backward<Q> {
+        let operand = |operand: Operand<P, usize>| operand.of(operand.tensors().map(&place), |norm| norm);
+        let reduce = |reduction: NormReduction<P, usize>| reduction.of(reduction.tensors().map(&place), |norm| norm);
+        match self {
+            Self::Conv(ConvGradients { conv, input, output_gradient, input_gradient }) => {
+                Backward::Conv(ConvGradients {
+                    conv,
+                    input: operand(input),
+                    output_gradient: operand(output_gradient),
+                    input_gradient: input_gradient.map(|gradient| InputGradient {
+                        buffer: place(gradient.buffer),
+                        accumulate: gradient.accumulate,
+                        reduction: gradient.reduction.map(reduce),
+                    }),
+                })
+            }
+            Self::Norm { reduction, gradient } => {
+                Backward::Norm { reduction: reduce(reduction), gradient: place(gradient) }
+            }
+            Self::PadShortcut { stride, input, output, output_gradient, input_gradient } => Backward::PadShortcut {
+                stride,
+                input,
+                output,
+                output_gradient: place(output_gradient),
+                input_gradient: place(input_gradient),
+            },
+            Self::AvgPool { input, output_gradient, input_gradient } => Backward::AvgPool {
+                input,
+                output_gradient: place(output_gradient),
+                input_gradient: place(input_gradient),
+            },
+        }
     }
 }
 
@@ -153,7 +118,7 @@ pub struct Plan {
     /// Forward steps in order.
     pub forward: Vec<Forward>,
     /// Backward steps in order, with the graph node whose gradient each takes.
-    pub backward: Vec<(NodeId, Backward)>,
+    pub backward: Vec<(NodeId, Backward<Buffer>)>,
     /// The logits.
     pub logits: Buffer,
     /// The gradient of the logits.
@@ -176,12 +141,12 @@ struct Planner<'a> {
     program: &'a Program,
     storages: Vec<Lifetime<()>>,
     /// Where each graph node's output is.
-    values: Vec<Option<Read<StorageId>>>,
+    values: Vec<Option<Operand<StorageId, usize>>>,
     /// Where each graph node's gradient is.
-    gradients: Vec<Option<Read<StorageId>>>,
+    gradients: Vec<Option<Operand<StorageId, usize>>>,
     /// The backward step that wrote it last, where that is a convolution's.
     writers: Vec<Option<usize>>,
-    drafts: Vec<(NodeId, Draft)>,
+    backward: Vec<(NodeId, Backward<StorageId>)>,
 }
 
 impl<'a> Planner<'a> {
@@ -193,35 +158,38 @@ impl<'a> Planner<'a> {
             values: vec![None; nodes],
             gradients: vec![None; nodes],
             writers: vec![None; nodes],
-            drafts: Vec::new(),
+            backward: Vec::new(),
         }
     }
 
     fn plan(mut self) -> Plan {
         let layers = &self.program.layers;
-        self.values[Graph::INPUT] = Some(Read::Stored(self.allocate(Graph::INPUT, 0)));
+        self.values[Graph::INPUT] = Some(Operand::Stored(self.allocate(Graph::INPUT, 0)));
         for (step, layer) in layers.iter().enumerate() {
             for input in layer.inputs() {
                 self.read(input, step);
             }
             self.values[layer.output()] = Some(match *layer {
                 Layer::Norm { norm, input, .. } if self.program.recomputed[norm] => {
-                    Read::Normalized { norm, input: self.stored(input, step) }
+                    Operand::Normalized { norm, input: self.stored(input, step) }
                 }
-                _ => Read::Stored(self.allocate(layer.output(), step)),
+                _ => Operand::Stored(self.allocate(layer.output(), step)),
             });
         }
         let logits = layers[layers.len() - 1].output();
         let loss_step = layers.len();
         self.read(logits, loss_step);
         let logits_gradient = self.allocate(logits, loss_step);
-        self.gradients[logits] = Some(Read::Stored(logits_gradient));
+        self.gradients[logits] = Some(Operand::Stored(logits_gradient));
         for (step, layer) in (loss_step + 1..).zip(layers.iter().rev()) {
             self.backward_step(*layer, step);
         }
         let (buffers, arena_len) = place(&self.storages);
-        let read = |id: NodeId| self.values[id].expect("every value is planned").map(|id| buffers[id]);
-        let value = |id: NodeId| read(id).places()[0];
+        let read = |node: NodeId| {
+            let value = self.values[node].expect("every value is planned");
+            value.of(value.tensors().map(|id| buffers[id]), |norm| norm)
+        };
+        let value = |node: NodeId| read(node).tensors()[0];
         let forward = |layer: &Layer| {
             let mut inputs = layer.inputs();
             let input = read(inputs.next().expect("every layer has an input"));
@@ -231,7 +199,7 @@ impl<'a> Planner<'a> {
         Plan {
             input: value(Graph::INPUT),
             forward: layers.iter().filter(is_run).map(forward).collect(),
-            backward: self.drafts.iter().map(|(node, draft)| (*node, draft.finish(&buffers))).collect(),
+            backward: self.backward.iter().map(|(node, step)| (*node, step.map(|id| buffers[id]))).collect(),
             logits: value(logits),
             logits_gradient: buffers[logits_gradient],
             arena_len,
@@ -245,17 +213,24 @@ impl<'a> Planner<'a> {
     }
 
     /// Keeps what a node's value is read from until `step`.
-    fn read(&mut self, node: NodeId, step: usize) -> Read<StorageId> {
-        let read = self.values[node].expect("a value is made before it is read");
-        read.map(|id| self.keep(id, step))
+    fn read(&mut self, node: NodeId, step: usize) -> Operand<StorageId, usize> {
+        let value = self.values[node].expect("a value is made before it is read");
+        self.keep_all(value, step)
     }
 
-    /// The same for a value with a place of its own.
+    /// Keeps a node's value, which has a place of its own, until `step`.
     fn stored(&mut self, node: NodeId, step: usize) -> StorageId {
         match self.read(node, step) {
-            Read::Stored(id) => id,
+            Operand::Stored(id) => id,
             other => unreachable!("only convolutions recompute values on load, found {other:?}"),
         }
+    }
+
+    fn keep_all(&mut self, operand: Operand<StorageId, usize>, step: usize) -> Operand<StorageId, usize> {
+        for id in operand.tensors() {
+            self.keep(id, step);
+        }
+        operand
     }
 
     fn keep(&mut self, id: StorageId, step: usize) -> StorageId {
@@ -265,115 +240,59 @@ impl<'a> Planner<'a> {
 
     fn backward_step(&mut self, layer: Layer, step: usize) {
         let gradient = self.gradients[layer.output()].expect("a reader of every value comes after it");
-        let output_gradient = gradient.map(|id| self.keep(id, step));
-        let [gradient, _] = output_gradient.places();
-        let draft = match layer {
+        let output_gradient = self.keep_all(gradient, step);
+        let [gradient, _] = output_gradient.tensors();
+        let backward = match layer {
             Layer::Conv { conv, input, .. } => {
                 let value = self.read(input, step);
-                let input_gradient = (input != Graph::INPUT).then(|| match self.gradients[input] {
-                    Some(read) => (self.keep(read.places()[0], step), true),
-                    None => (self.new_gradient(input, step), false),
+                let input_gradient = (input != Graph::INPUT).then(|| {
+                    let (buffer, accumulate) = match self.gradients[input] {
+                        Some(gradient) => (self.keep(gradient.tensors()[0], step), true),
+                        None => (self.new_gradient(input, step), false),
+                    };
+                    InputGradient { buffer, accumulate, reduction: None }
                 });
-                self.writers[input] = Some(self.drafts.len());
-                Draft::Conv { conv, input: value, output_gradient, input_gradient, reduce: None }
+                self.writers[input] = Some(self.backward.len());
+                Backward::Conv(ConvGradients { conv, input: value, output_gradient, input_gradient })
             }
             Layer::Norm { norm, input, residual, relu, output, .. } => {
                 let value = self.stored(input, step);
                 let mask = match (relu, residual) {
-                    (false, _) => Rectifier::None,
-                    (true, None) => Rectifier::OfInput,
-                    (true, Some(_)) => Rectifier::OfSum(self.stored(output, step)),
+                    (false, _) => ReluMask::None,
+                    (true, None) => ReluMask::Input,
+                    (true, Some(_)) => ReluMask::Output(self.stored(output, step)),
                 };
                 debug_assert!(self.gradients[input].is_none(), "a batch norm is the one reader of its input");
-                self.gradients[input] = Some(Read::NormGradient { norm, gradient, input: value });
+                self.gradients[input] = Some(Operand::NormGradient { norm, gradient, input: value });
                 if let Some(residual) = residual {
                     // The masked gradient is the residual's; what else reads the residual adds to it.
                     debug_assert!(self.gradients[residual].is_none(), "the addition is a value's last reader");
-                    self.gradients[residual] = Some(Read::Stored(gradient));
+                    self.gradients[residual] = Some(Operand::Stored(gradient));
                 }
-                let norm = Reduce { norm, input: value, mask };
-                let writer = self.writers[output].map(|index| &mut self.drafts[index].1);
-                if let Some(Draft::Conv { reduce, .. }) = writer {
-                    *reduce = Some(norm);
+                let reduction = NormReduction { norm, input: value, mask };
+                let writer = self.writers[output].map(|index| &mut self.backward[index].1);
+                if let Some(Backward::Conv(ConvGradients { input_gradient: Some(written), .. })) = writer {
+                    written.reduction = Some(reduction);
                     return;
                 }
-                Draft::Norm { reduce: norm, gradient }
+                Backward::Norm { reduction, gradient }
             }
             Layer::PadShortcut { stride, input, output } => {
                 let input_gradient = self.new_gradient(input, step);
-                Draft::PadShortcut { stride, input, output, output_gradient: gradient, input_gradient }
+                Backward::PadShortcut { stride, input, output, output_gradient: gradient, input_gradient }
             }
             Layer::AvgPool { input, .. } => {
                 let input_gradient = self.new_gradient(input, step);
-                Draft::AvgPool { input, output_gradient: gradient, input_gradient }
+                Backward::AvgPool { input, output_gradient: gradient, input_gradient }
             }
         };
-        self.drafts.push((layer.output(), draft));
+        self.backward.push((layer.output(), backward));
     }
 
     fn new_gradient(&mut self, node: NodeId, step: usize) -> StorageId {
         let id = self.allocate(node, step);
         debug_assert!(self.gradients[node].is_none(), "only convolutions add to a gradient");
-        self.gradients[node] = Some(Read::Stored(id));
+        self.gradients[node] = Some(Operand::Stored(id));
         id
-    }
-}
-
-/// A backward step whose buffers have no place yet.
-enum Draft {
-    Conv {
-        conv: usize,
-        input: Read<StorageId>,
-        output_gradient: Read<StorageId>,
-        input_gradient: Option<(StorageId, bool)>,
-        reduce: Option<Reduce<StorageId>>,
-    },
-    Norm {
-        reduce: Reduce<StorageId>,
-        gradient: StorageId,
-    },
-    PadShortcut {
-        stride: usize,
-        input: NodeId,
-        output: NodeId,
-        output_gradient: StorageId,
-        input_gradient: StorageId,
-    },
-    AvgPool {
-        input: NodeId,
-        output_gradient: StorageId,
-        input_gradient: StorageId,
-    },
-}
-
-impl Draft {
-    fn finish(&self, buffers: &[Buffer]) -> Backward {
-        match *self {
-            Self::Conv { conv, input, output_gradient, input_gradient, reduce } => Backward::Conv(ConvGradients {
-                conv,
-                input: input.map(|id| buffers[id]),
-                output_gradient: output_gradient.map(|id| buffers[id]),
-                input_gradient: input_gradient.map(|(id, accumulate)| InputGradient {
-                    buffer: buffers[id],
-                    accumulate,
-                    reduce: reduce.map(|reduce| reduce.map(|id| buffers[id])),
-                }),
-            }),
-            Self::Norm { reduce, gradient } => {
-                Backward::Norm { reduce: reduce.map(|id| buffers[id]), gradient: buffers[gradient] }
-            }
-            Self::PadShortcut { stride, input, output, output_gradient, input_gradient } => Backward::PadShortcut {
-                stride,
-                input,
-                output,
-                output_gradient: buffers[output_gradient],
-                input_gradient: buffers[input_gradient],
-            },
-            Self::AvgPool { input, output_gradient, input_gradient } => Backward::AvgPool {
-                input,
-                output_gradient: buffers[output_gradient],
-                input_gradient: buffers[input_gradient],
-            },
-        }
     }
 }

@@ -1,7 +1,8 @@
 //! The definition of every layer, written out in double precision: slow, and plain enough to trust.
 //!
-//! Tensors are `[images][channels][height][width]`, flat. Next to each result comes its *magnitude*, the
-//! same sum with every term made positive: what a rounding error has to be measured against.
+//! Tensors are `[images][channels][height][width]`, flat. Next to each result comes its
+//! *magnitude*, the same sum with every term made positive: what a rounding error has to be
+//! measured against.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use resnet_graph::{Graph, Op, Shape};
@@ -44,7 +45,8 @@ pub struct Tolerance {
     pub result: f64,
 }
 
-/// Calls `visit(image, out, in, tap, output index, input index)` for every product of a convolution.
+/// Calls `visit(image, out, in, tap, output index, input index)` for every product of a
+/// convolution.
 fn products(conv: &Conv2d, images: usize, input: Shape, output: Shape, mut visit: impl FnMut(usize, usize, usize)) {
     let (kernel, stride, padding) = (conv.vertical.kernel, conv.vertical.stride, conv.vertical.padding);
     for image in 0..images {
@@ -105,8 +107,8 @@ pub fn noise(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// Mean softmax cross-entropy of a graph in training mode. `tensor` gives the values of a tensor of the state by
-/// name.
+/// Mean softmax cross-entropy of a graph in training mode. `tensor` gives the values of a tensor of
+/// the state by name.
 pub fn loss(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f64>, images: &[f64], labels: &[u32], smoothing: f64) -> f64 {
     cross_entropy(&logits(graph, tensor, images, labels.len(), Statistics::Batch), labels, smoothing)
 }

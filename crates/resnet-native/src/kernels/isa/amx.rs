@@ -51,12 +51,14 @@ static CONFIG: Config = Config {
 /// Bytes from row to row of a tile in memory.
 const STRIDE: usize = 64;
 
-/// The matrix unit, configured on this thread as long as the value lives; a pointer keeps it from other threads.
+/// The matrix unit, configured on this thread as long as the value lives; a pointer keeps it from
+/// other threads.
 pub struct Unit(PhantomData<*const ()>);
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        // SAFETY: a unit exists only where the machine has AMX; empty registers need not be saved at a switch.
+        // SAFETY: a unit exists only where the machine has AMX; empty registers need not be saved
+        // at a switch.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
     }
 }
@@ -79,7 +81,8 @@ impl TileUnit for Unit {
 
     #[inline(always)]
     unsafe fn load<const T: usize>(&mut self, from: *const f32) {
-        // SAFETY: a unit exists only while the registers are configured; the caller gives a tile, 16 rows of 64 bytes.
+        // SAFETY: a unit exists only while the registers are configured; the caller gives a tile,
+        // 16 rows of 64 bytes.
         unsafe {
             asm!("tileloadd tmm{t}, [{from} + {stride}*1]", t = const T, from = in(reg) from, stride = in(reg) STRIDE,
                 options(nostack, readonly, preserves_flags));
@@ -88,7 +91,8 @@ impl TileUnit for Unit {
 
     #[inline(always)]
     unsafe fn load_rows<const T: usize>(&mut self, from: *const f32, step: usize) {
-        // SAFETY: a unit exists only while the registers are configured; the caller gives 16 rows of 64 bytes.
+        // SAFETY: a unit exists only while the registers are configured; the caller gives 16 rows
+        // of 64 bytes.
         unsafe {
             asm!("tileloadd tmm{t}, [{from} + {step}*1]", t = const T, from = in(reg) from, step = in(reg) step,
                 options(nostack, readonly, preserves_flags));
@@ -97,7 +101,8 @@ impl TileUnit for Unit {
 
     #[inline(always)]
     unsafe fn store<const T: usize>(&mut self, to: *mut f32) {
-        // SAFETY: a unit exists only while the registers are configured; the caller gives room for a tile.
+        // SAFETY: a unit exists only while the registers are configured; the caller gives room for
+        // a tile.
         unsafe {
             asm!("tilestored [{to} + {stride}*1], tmm{t}", t = const T, to = in(reg) to, stride = in(reg) STRIDE,
                 options(nostack, preserves_flags));
@@ -115,7 +120,8 @@ impl TileUnit for Unit {
 
     #[inline(always)]
     fn narrow(_: Simd<Self>, low: Lanes, high: Lanes) -> Lanes {
-        // SAFETY: the token proves AVX-512BF16 and AVX-512BW, which a machine with AMX is required to have.
+        // SAFETY: the token proves AVX-512BF16 and AVX-512BW, which a machine with AMX is required
+        // to have.
         unsafe { low.narrow_bf16(high) }
     }
 

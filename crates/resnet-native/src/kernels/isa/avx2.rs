@@ -21,7 +21,7 @@ implement_kernels!(
 /// The kernels in bf16, without an instruction for it.
 pub struct Bf16;
 
-/// The same with two planes.
+/// The kernels in two planes of bf16.
 pub struct Tf32;
 
 implement_tiled_kernels!(Bf16, Isa::Avx2, Software<Lanes>, planes: 1, #[target_feature(enable = "avx2,fma")]);
@@ -46,10 +46,12 @@ const HIGH: i32 = 0xffff_0000u32 as i32;
 /// The third byte of a word.
 const THIRD: i32 = 0xff00;
 
-/// Runs intrinsics that work on registers alone, inside a function that has a [`Lanes`] or a `Simd<Lanes>`.
+/// Runs intrinsics that work on registers alone, inside a function that has a [`Lanes`] or a
+/// `Simd<Lanes>`.
 macro_rules! avx2 {
     ($($intrinsics:tt)*) => {{
-        // SAFETY: the value that the function has exists only where the machine has AVX2 and FMA, and no pointer is used.
+        // SAFETY: the value that the function has exists only where the machine has AVX2 and FMA,
+        // and no pointer is used.
         unsafe { $($intrinsics)* }
     }};
 }
@@ -171,7 +173,8 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn load_24(simd: Simd<Self>, words: *const f32, bytes: *const u16) -> (Self, Self) {
-        // SAFETY: the token proves the instructions; the caller gives eight words and as many pairs of bytes.
+        // SAFETY: the token proves the instructions; the caller gives eight words and as many pairs
+        // of bytes.
         unsafe {
             let (Self(low), Self(high)) = simd.load(words).widen();
             let pairs = _mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.cast()));
@@ -186,7 +189,8 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn store_24((low, high): (Self, Self), words: *mut f32, bytes: *mut u16, _: bool) {
-        // SAFETY: the values prove the instructions; the caller gives room for eight words and as many pairs of bytes.
+        // SAFETY: the values prove the instructions; the caller gives room for eight words and as
+        // many pairs of bytes.
         unsafe {
             let half = _mm256_set1_epi32(0x80);
             let low = _mm256_add_epi32(_mm256_castps_si256(low.0), half);

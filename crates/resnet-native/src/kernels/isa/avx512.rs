@@ -21,7 +21,7 @@ implement_kernels!(
 /// The kernels in bf16, without an instruction for it.
 pub struct Bf16;
 
-/// The same with two planes.
+/// The kernels in two planes of bf16.
 pub struct Tf32;
 
 implement_tiled_kernels!(Bf16, Isa::Avx512, Software<Lanes>, planes: 1, #[target_feature(enable = "avx512f")]);
@@ -46,10 +46,12 @@ const HIGH: i32 = 0xffff_0000u32 as i32;
 /// The third byte of a word.
 const THIRD: i32 = 0xff00;
 
-/// Runs intrinsics that work on registers alone, inside a function that has a [`Lanes`] or a `Simd<Lanes>`.
+/// Runs intrinsics that work on registers alone, inside a function that has a [`Lanes`] or a
+/// `Simd<Lanes>`.
 macro_rules! avx512 {
     ($($intrinsics:tt)*) => {{
-        // SAFETY: the value that the function has exists only where the machine has AVX-512F, and no pointer is used.
+        // SAFETY: the value that the function has exists only where the machine has AVX-512F, and
+        // no pointer is used.
         unsafe { $($intrinsics)* }
     }};
 }
@@ -172,7 +174,8 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16) {
-        // SAFETY: `self` proves the instructions; the caller gives room for sixteen halves of words.
+        // SAFETY: `self` proves the instructions; the caller gives room for sixteen halves of
+        // words.
         unsafe {
             let words = _mm512_srli_epi32::<16>(self.rounded());
             _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(words));
@@ -181,7 +184,8 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn load_24(_: Simd<Self>, words: *const f32, bytes: *const u16) -> (Self, Self) {
-        // SAFETY: the token proves the instructions; the caller gives sixteen words and as many pairs of bytes.
+        // SAFETY: the token proves the instructions; the caller gives sixteen words and as many
+        // pairs of bytes.
         unsafe {
             let words = _mm512_loadu_si512(words.cast());
             let pairs = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.cast()));
@@ -195,8 +199,9 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn store_24((low, high): (Self, Self), words: *mut f32, bytes: *mut u16, non_temporal: bool) {
-        // SAFETY: the values prove the instructions; the caller gives room for sixteen words and as many pairs of
-        // bytes, aligned to a line and to half of one where the stores are non-temporal.
+        // SAFETY: the values prove the instructions; the caller gives room for sixteen words and as
+        // many pairs of bytes, aligned to a line and to half of one where the stores are
+        // non-temporal.
         unsafe {
             let half = _mm512_set1_epi32(0x80);
             let low = _mm512_add_epi32(_mm512_castps_si512(low.0), half);
@@ -219,7 +224,8 @@ impl Vector for Lanes {
 
     #[inline(always)]
     unsafe fn store_non_temporal(self, to: *mut f32) {
-        // SAFETY: `self` proves the instructions; the caller gives room for a vector, aligned to it.
+        // SAFETY: `self` proves the instructions; the caller gives room for a vector, aligned to
+        // it.
         unsafe { _mm512_stream_ps(to, self.0) }
     }
 
@@ -294,7 +300,8 @@ impl Lanes {
     /// The machine has AVX-512BW and AVX-512BF16.
     #[inline(always)]
     pub unsafe fn narrow_bf16(self, high: Self) -> Self {
-        // SAFETY: the caller's machine has the conversion and the permutation; `order` fills a register.
+        // SAFETY: the caller's machine has the conversion and the permutation; `order` fills a
+        // register.
         unsafe {
             let mut order = [0u16; 32];
             for (word, order) in order.iter_mut().enumerate() {

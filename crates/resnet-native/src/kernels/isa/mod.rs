@@ -1,4 +1,5 @@
-//! Vector types and matrix units: a file an instruction set, with the blocking that fits its registers.
+//! Vector types and matrix units: a file an instruction set, with the blocking that fits its
+//! registers.
 
 #[cfg(x86_code)]
 pub mod amx;

@@ -20,7 +20,7 @@ implement_kernels!(
 /// The kernels in bf16, without an instruction for it.
 pub struct Bf16;
 
-/// The same with two planes.
+/// The kernels in two planes of bf16.
 pub struct Tf32;
 
 implement_tiled_kernels!(Bf16, Isa::Portable, Software<Lanes>, planes: 1,);

@@ -1,27 +1,28 @@
-//! Convolution: a tile of output channels by output pixels stays in registers while the taps and the
-//! input channels go by. For each, the images of a pixel are one vector and a weight is one scalar.
+//! Convolution: a tile of output channels by output pixels stays in registers while the taps and
+//! the input channels go by. For each, the images of a pixel are one vector and a weight is one
+//! scalar.
 
-use super::normalize::masked;
 use super::pack::packed_len;
 use super::rows::Rows;
 use super::{Simd, Vector, winograd};
 use crate::geometry::{Run, Tap};
 use crate::kernels::train::MAX_KERNEL;
 use crate::kernels::winograd::fits;
-use crate::kernels::{ConvBand, Gate, Sums};
+use crate::kernels::{ConvBand, Epilogue};
 use crate::layout::{LANE_GROUP, Layout, lane_mask};
 
 /// Taps of the largest kernel.
 const MAX_TAPS: usize = MAX_KERNEL * MAX_KERNEL;
 
-/// Where a tap reads for the first pixel of a tile, and where its weights are; in floats.
+/// Where a tap reads for the first pixel of a tile, and where its weights are, in floats.
 #[derive(Clone, Copy, Default)]
-pub struct Place {
+pub struct Offsets {
     pub input: usize,
     pub weights: usize,
 }
 
-/// Computes a band with `K` channels by `P` pixels in registers, or by `Q` quads at a point of [`winograd`].
+/// Computes a band with `K` channels by `P` pixels in registers, or by `Q` quads at a point of
+/// [`winograd`].
 #[inline(always)]
 pub fn conv<V: Vector, const K: usize, const P: usize, const Q: usize>(simd: Simd<V>, band: ConvBand<'_>) {
     if fits(&band.gather.conv) {
@@ -39,10 +40,10 @@ fn direct<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: ConvBa
     let gather = band.gather;
     let (in_channels, out_channels) = (gather.from.channels, gather.to.channels);
     let pixel = in_channels * LANE_GROUP;
-    let rows = Rows::new(simd, band.input, gather.rows_read(band.rows.clone()), gather.from.width * pixel);
+    let rows = Rows::new(simd, band.input, band.images, gather.rows_read(band.rows.clone()), gather.from.width * pixel);
     let block_len = gather.kernel * gather.kernel * in_channels * K;
     let non_temporal = band.non_temporal();
-    let mut sums = band.sums;
+    let epilogue = band.epilogue;
     for first in (0..out_channels).step_by(K) {
         let mut tile = Tile::<'_, V, K> {
             input: rows.group(),
@@ -53,22 +54,22 @@ fn direct<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: ConvBa
             simd,
             sums: [[simd.zero(); 2]; K],
             pivot: [0.0; K],
-            mask: lane_mask(sums.images()),
+            mask: lane_mask(band.images),
             output: band.output.as_mut_ptr(),
             first,
-            measured: Measured::of(&sums),
+            epilogue,
             non_temporal,
         };
         let mut totals = [[0.0f64; 2]; K];
-        if !matches!(tile.measured, Measured::Nothing) {
-            tile.pivot[..tile.channels].copy_from_slice(&sums.pivot()[first..first + tile.channels]);
+        if epilogue.sums_up() {
+            tile.pivot[..tile.channels].copy_from_slice(&epilogue.pivot()[first..first + tile.channels]);
         }
         for (index, row) in band.rows.clone().enumerate() {
             for run in &gather.columns {
-                let mut places = [Place::default(); MAX_TAPS];
+                let mut offsets = [Offsets::default(); MAX_TAPS];
                 let count =
-                    list_places(&gather.rows[row], run, gather.kernel, gather.from.width, pixel, K, &mut places);
-                let places = &places[..count];
+                    list_offsets(&gather.rows[row], run, gather.kernel, gather.from.width, pixel, K, &mut offsets);
+                let offsets = &offsets[..count];
                 let mut done = 0;
                 while done < run.count {
                     let pixels = P.min(run.count - done);
@@ -79,99 +80,46 @@ fn direct<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: ConvBa
                         input_step: run.from_step * pixel,
                         output_step: run.step * out_channels * LANE_GROUP,
                     };
-                    // SAFETY: a run's pixels lie inside the rows of the output, whose length is checked, and
-                    // its taps inside the rows read; weights have a block for each tap and channel read.
+                    // SAFETY: a run's pixels lie inside the rows of the output, whose length is
+                    // checked, and its taps inside the rows read; weights have a block for each tap
+                    // and channel read.
                     unsafe {
                         match pixels {
-                            1 => tile.run::<1>(places, steps, at),
-                            2 => tile.run::<2>(places, steps, at),
-                            3 => tile.run::<3>(places, steps, at),
-                            _ => unreachable!("tiles are at most three pixels wide"),
+                            1 => tile.run::<1>(offsets, steps, at),
+                            2 => tile.run::<2>(offsets, steps, at),
+                            _ => tile.run::<3>(offsets, steps, at),
                         }
                     }
                     done += pixels;
                 }
             }
-            if !matches!(tile.measured, Measured::Nothing) {
+            if epilogue.sums_up() {
                 tile.flush_sums(&mut totals);
             }
         }
-        if !matches!(tile.measured, Measured::Nothing) {
-            sums.totals()[2 * first..][..2 * tile.channels].copy_from_slice(totals[..tile.channels].as_flattened());
+        if epilogue.sums_up() {
+            band.sums[2 * first..][..2 * tile.channels].copy_from_slice(totals[..tile.channels].as_flattened());
         }
     }
-    sums.finish();
+    epilogue.finish(band.sums);
     V::fence(simd);
 }
 
-/// What [`Sums`] ask of the values written.
-#[derive(Clone, Copy)]
-pub enum Measured<'a> {
-    Nothing,
-    Moments,
-    /// Masked by the ReLU first, with what the batch norm read.
-    Gradient(Gate<'a>, *const f32),
-}
-
-impl<'a> Measured<'a> {
-    pub fn of(sums: &Sums<'a>) -> Self {
-        match sums {
-            Sums::None => Self::Nothing,
-            Sums::Moments(_) => Self::Moments,
-            Sums::Gradient(reduction) => Self::Gradient(reduction.gate, reduction.input.as_ptr()),
-        }
-    }
-
-    /// Adds a value to the sums of its channel: its distance from the pivot and the square of that, or the gradient and
-    /// the same times the distance of the batch norm's input from the pivot. Returns what is to be written.
-    ///
-    /// # Safety
-    /// `at` lies inside what the gradient is summed with; the channel exists.
-    #[inline(always)]
-    pub unsafe fn add<V: Vector>(
-        self,
-        simd: Simd<V>,
-        value: V,
-        at: usize,
-        channel: usize,
-        [pivot, mask]: [V; 2],
-        sums: &mut [V; 2],
-    ) -> V {
-        match self {
-            Self::Nothing => value,
-            Self::Moments => {
-                let centred = value.sub(pivot).mul(mask);
-                *sums = [sums[0].add(centred), centred.mul_add(centred, sums[1])];
-                value
-            }
-            Self::Gradient(gate, input) => {
-                // SAFETY: the caller's place lies inside the tensors that the gradient is summed with.
-                let (input, g) = unsafe {
-                    let input = simd.load(input.add(at));
-                    (input, masked(simd, gate, value, input, at, channel))
-                };
-                *sums = [sums[0].add(g), g.mul_add(input.sub(pivot), sums[1])];
-                g
-            }
-        }
-    }
-}
-
-/// Lists where the taps of a row and a run read; returns how many there are.
+/// Lists the offsets of the taps of a row and a run; returns how many there are.
 #[inline(always)]
-fn list_places(
+fn list_offsets(
     rows: &[Tap],
     run: &Run,
     kernel: usize,
     from_width: usize,
     pixel: usize,
     block: usize,
-    places: &mut [Place; MAX_TAPS],
+    offsets: &mut [Offsets; MAX_TAPS],
 ) -> usize {
     let mut count = 0;
     for row in rows {
         for column in &run.taps {
-            places[count] = Place {
+            offsets[count] = Offsets {
                 input: (row.from * from_width + column.from) * pixel,
                 weights: (row.kernel * kernel + column.kernel) * (pixel / LANE_GROUP) * block,
             };
@@ -181,33 +129,37 @@ fn list_places(
     count
 }
 
-/// Distances in floats between the pixels of a tile.
+/// Distances between the pixels of a tile, in floats.
 #[derive(Clone, Copy)]
 struct Steps {
-    /// From the places to the first pixel.
+    /// From the first pixel of the run read to that of the tile.
     input: usize,
+    /// From pixel to pixel read.
     input_step: usize,
+    /// From pixel to pixel written.
     output_step: usize,
 }
 
-/// Sums over some places and all channels read, for `K` channels written of `P` pixels, or quads, `step` floats apart.
+/// Sums over some taps and all channels read, for `K` channels written of `P` pixels, or quads,
+/// `step` floats apart.
 ///
 /// # Safety
-/// The places, for all `P`, lie inside `input`; `weights` hold `K` values for each place and channel.
+/// The taps, for all `P`, lie inside `input`; `weights` hold `K` values for each tap and channel.
 #[inline(always)]
 pub unsafe fn multiply<V: Vector, const K: usize, const P: usize>(
     simd: Simd<V>,
-    places: &[Place],
+    offsets: &[Offsets],
     (input, step): (*const f32, usize),
     weights: *const f32,
     channels: usize,
 ) -> [[V; P]; K] {
-    // SAFETY: the caller's places lie inside the input, and there are weights for each place and channel.
+    // SAFETY: the caller's taps lie inside the input, and there are weights for each tap and
+    // channel.
     unsafe {
         let mut sums = [[simd.zero(); P]; K];
-        for place in places {
-            let mut input = input.add(place.input);
-            let mut weights = weights.add(place.weights);
+        for at in offsets {
+            let mut input = input.add(at.input);
+            let mut weights = weights.add(at.weights);
             for _ in 0..channels {
                 let mut pixels = [simd.zero(); P];
                 for p in 0..P {
@@ -243,7 +195,7 @@ struct Tile<'a, V, const K: usize> {
     output: *mut f32,
     /// The first channel.
     first: usize,
-    measured: Measured<'a>,
+    epilogue: Epilogue<'a>,
     /// Whether the output is written with non-temporal stores.
     non_temporal: bool,
 }
@@ -252,15 +204,15 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
     /// Computes `P` pixels.
     ///
     /// # Safety
-    /// The places, moved by the steps, lie inside the input, and the pixels inside the output.
+    /// The taps, moved by the steps, lie inside the input, and the pixels inside the output.
     #[inline(always)]
-    unsafe fn run<const P: usize>(&mut self, places: &[Place], steps: Steps, at: usize) {
+    unsafe fn run<const P: usize>(&mut self, offsets: &[Offsets], steps: Steps, at: usize) {
         for part in (0..LANE_GROUP).step_by(V::LANES) {
-            // SAFETY: the caller's places and pixels exist, and a part of their lanes lies within them.
+            // SAFETY: the caller's taps and pixels exist, and a part is a vector of their 16 lanes.
             unsafe {
                 let input = self.input.add(steps.input + part);
                 let accumulators =
-                    multiply::<V, K, P>(self.simd, places, (input, steps.input_step), self.weights, self.in_channels);
+                    multiply::<V, K, P>(self.simd, offsets, (input, steps.input_step), self.weights, self.in_channels);
                 self.store::<P>(&accumulators, part, at + part, steps.output_step);
             }
         }
@@ -271,7 +223,8 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
     #[inline(always)]
     unsafe fn store<const P: usize>(&mut self, accumulators: &[[V; P]; K], part: usize, at: usize, step: usize) {
         let simd = self.simd;
-        // SAFETY: the caller's pixels lie inside the output, and only channels that exist are written.
+        // SAFETY: the caller's pixels lie inside the output, and only channels that exist are
+        // written.
         unsafe {
             let mask = simd.load(self.mask.as_ptr().add(part));
             for k in 0..K {
@@ -285,7 +238,7 @@ impl<V: Vector, const K: usize> Tile<'_, V, K> {
                     if self.accumulate {
                         value = value.add(simd.load(self.output.add(at)));
                     }
-                    let value = self.measured.add(simd, value, at, self.first + k, factors, &mut self.sums[k]);
+                    let value = self.epilogue.apply(simd, value, at, self.first + k, factors, &mut self.sums[k]);
                     value.store_either(self.output.add(at), self.non_temporal);
                 }
             }

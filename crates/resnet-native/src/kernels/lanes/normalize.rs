@@ -1,18 +1,19 @@
 //! Batch norm's passes over memory, with the shortcut and the ReLU taken along.
 
 use super::{Simd, Vector};
-use crate::kernels::{Affine, Gate, Normalize, NormalizeReduce, Reduction};
+use crate::kernels::{NormReduction, NormValues, Normalize, NormalizeReduce, ReluMask};
 use crate::layout::{LANE_GROUP, Layout, lane_mask};
 
 /// `output = relu(scale * input + shift + residual)`.
 #[inline(always)]
 pub fn normalize<V: Vector>(simd: Simd<V>, band: Normalize<'_>) {
     band.check(Layout::Lanes);
-    let channels = band.scale.len();
+    let (scale, shift) = (&band.norm.scale, &band.norm.shift);
+    let channels = scale.len();
     let mask = lane_mask(band.images);
     let pixels = band.input.len() / (channels * LANE_GROUP);
     for pixel in 0..pixels {
-        for (channel, (&scale, &shift)) in band.scale.iter().zip(band.shift).enumerate() {
+        for (channel, (&scale, &shift)) in scale.iter().zip(shift).enumerate() {
             let (scale, shift) = (simd.splat(scale), simd.splat(shift));
             for part in (0..LANE_GROUP).step_by(V::LANES) {
                 let at = (pixel * channels + channel) * LANE_GROUP + part;
@@ -38,11 +39,12 @@ const CHANNELS: usize = 64;
 /// Pixels between two moves of the sums to double precision.
 const PIXELS: usize = 64;
 
-/// Masks the gradient with respect to the ReLU and sums it, alone and times the normalised input.
+/// Masks a gradient by the ReLU and sums it, alone and times the normalised input.
 #[inline(always)]
 pub fn normalize_reduce<V: Vector>(simd: Simd<V>, band: NormalizeReduce<'_>) {
     band.check(Layout::Lanes);
-    let Reduction { gate, input, mean, inv_std, sums: totals } = band.reduction;
+    let NormReduction { norm, input, .. } = band.reduction;
+    let (mean, inv_std, totals) = (&norm.mean, &norm.inv_std, band.sums);
     let channels = mean.len();
     let pixels = input.len() / (channels * LANE_GROUP);
     let gradient = band.gradient.as_mut_ptr();
@@ -57,10 +59,11 @@ pub fn normalize_reduce<V: Vector>(simd: Simd<V>, band: NormalizeReduce<'_>) {
                     let (mean, inv_std) = (simd.splat(mean), simd.splat(inv_std));
                     for part in (0..LANE_GROUP).step_by(V::LANES) {
                         let at = (pixel * channels + first + c) * LANE_GROUP + part;
-                        // SAFETY: the pixel lies inside the input, and all tensors are of its length.
+                        // SAFETY: the pixel lies inside the input, and all tensors are of its
+                        // length.
                         let (input, g) = unsafe {
                             let input = simd.load(input.as_ptr().add(at));
-                            let g = masked(simd, gate, simd.load(gradient.add(at)), input, at, first + c);
+                            let g = band.reduction.masked(simd, simd.load(gradient.add(at)), input, at, first + c);
                             g.store(gradient.add(at));
                             (input, g)
                         };
@@ -78,20 +81,24 @@ pub fn normalize_reduce<V: Vector>(simd: Simd<V>, band: NormalizeReduce<'_>) {
     }
 }
 
-/// Part of a gradient, masked by the ReLU; `at` is its place, `input` what the batch norm read there.
-///
-/// # Safety
-/// The place lies inside what the gate holds, and the channel exists.
-#[inline(always)]
-pub unsafe fn masked<V: Vector>(simd: Simd<V>, gate: Gate<'_>, g: V, input: V, at: usize, channel: usize) -> V {
-    match gate {
-        Gate::Open => g,
-        // SAFETY: the caller's place lies inside the ReLU's output.
-        Gate::Output(rectified) => g.where_positive(unsafe { simd.load(rectified.as_ptr().add(at)) }),
-        Gate::Input(Affine { scale, shift }) => {
-            // SAFETY: the caller's channel exists.
-            let (scale, shift) = unsafe { (*scale.get_unchecked(channel), *shift.get_unchecked(channel)) };
-            g.where_positive(input.mul_add(simd.splat(scale), simd.splat(shift)))
+impl NormReduction<&[f32], &NormValues> {
+    /// Part of a gradient, masked by the ReLU; `at` is its place, `input` what the batch norm read
+    /// there.
+    ///
+    /// # Safety
+    /// A vector's lanes from `at` on lie inside the tensors, and the channel exists.
+    #[inline(always)]
+    pub(super) unsafe fn masked<V: Vector>(self, simd: Simd<V>, g: V, input: V, at: usize, channel: usize) -> V {
+        match self.mask {
+            ReluMask::None => g,
+            // SAFETY: the caller's place lies inside the ReLU's output.
+            ReluMask::Output(output) => g.where_positive(unsafe { simd.load(output.as_ptr().add(at)) }),
+            ReluMask::Input => {
+                let NormValues { scale, shift, .. } = self.norm;
+                // SAFETY: the caller's channel exists.
+                let (scale, shift) = unsafe { (*scale.get_unchecked(channel), *shift.get_unchecked(channel)) };
+                g.where_positive(input.mul_add(simd.splat(scale), simd.splat(shift)))
+            }
         }
     }
 }

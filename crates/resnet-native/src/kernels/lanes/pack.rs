@@ -14,8 +14,8 @@ pub fn packed_len(gather: &Gather, block: usize) -> usize {
     gather.to.channels.next_multiple_of(block) * gather.from.channels * gather.kernel * gather.kernel
 }
 
-/// Packs `[out][in][tap]` as `[written / block][tap][read][block]`, or at the points of [`winograd`]; channels past the last
-/// are zero.
+/// Packs `[out][in][tap]` as `[written / block][tap][read][block]`, or at the points of
+/// [`winograd`]; channels past the last are zero.
 pub fn pack(weights: Pack<'_>, block: usize) {
     weights.check(packed_len(weights.gather, block));
     let Pack { gather, weights, packed } = weights;
@@ -40,7 +40,8 @@ pub fn gradient_len(conv: &Conv2d) -> usize {
     if fits(conv) { winograd::gradient_len(conv) } else { conv.weight_len() }
 }
 
-/// Puts a whole such gradient in the order of the weights, for the outputs from `first` on that `gradient` has room for.
+/// Puts a whole such gradient in the order of the weights, for the outputs from `first` on that
+/// `gradient` has room for.
 pub fn unpack_gradient(conv: &Conv2d, summed: &[f32], first: usize, gradient: &mut [f32]) {
     if fits(conv) {
         return winograd::unpack_gradient(conv, summed, first, gradient);

@@ -1,13 +1,14 @@
-//! The rows that a convolution reads: where they are stored, or recomputed on load into memory of the thread's.
+//! The rows that a convolution reads: where they are stored, or recomputed on load into memory of
+//! the thread's.
 
 use std::ops::Range;
 
 use super::{Simd, Vector};
-use crate::kernels::{Affine, Source};
+use crate::kernels::{NormValues, Operand};
 use crate::layout::{LANE_GROUP, lane_mask};
 use crate::memory::Scratch;
 
-/// Some rows of a group.
+/// Some rows of an operand.
 pub struct Rows {
     group: *const f32,
     /// What holds them where they are computed.
@@ -15,16 +16,22 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Rows `range` of a source, of `len` floats each.
+    /// Rows `range` of an operand in a lane group of `images`, of `len` floats each.
     #[inline(always)]
-    pub fn new<V: Vector>(simd: Simd<V>, source: Source<'_>, range: Range<usize>, len: usize) -> Self {
-        if let Source::Stored(values) = source {
+    pub fn new<V: Vector>(
+        simd: Simd<V>,
+        operand: Operand<&[f32], &NormValues>,
+        images: usize,
+        range: Range<usize>,
+        len: usize,
+    ) -> Self {
+        if let Operand::Stored(values) = operand {
             assert!(range.end * len <= values.len());
             return Self { group: values.as_ptr(), _scratch: None };
         }
         let mut scratch = Scratch::take(range.len() * len);
         let (rows, first) = (scratch.all(), range.start * len);
-        compute(simd, source, first, rows);
+        compute(simd, operand, images, first, rows);
         Self { group: rows.as_ptr().wrapping_sub(first), _scratch: Some(scratch) }
     }
 
@@ -34,20 +41,29 @@ impl Rows {
     }
 }
 
-/// Computes a source's values from the one at `first`, the start of a pixel, on.
+/// Computes an operand's values from the one at `first`, the start of a pixel, on; zeros in lanes
+/// without an image.
 #[inline(always)]
-fn compute<V: Vector>(simd: Simd<V>, source: Source<'_>, first: usize, output: &mut [f32]) {
-    match source {
-        Source::Stored(values) => output.copy_from_slice(&values[first..][..output.len()]),
-        Source::Normalized { input, affine: Affine { scale, shift }, images } => {
-            let (pixel, mask) = (scale.len() * LANE_GROUP, lane_mask(images));
+fn compute<V: Vector>(
+    simd: Simd<V>,
+    operand: Operand<&[f32], &NormValues>,
+    images: usize,
+    first: usize,
+    output: &mut [f32],
+) {
+    let mask = lane_mask(images);
+    match operand {
+        Operand::Stored(values) => output.copy_from_slice(&values[first..][..output.len()]),
+        Operand::Normalized { input, norm: NormValues { scale, shift, .. } } => {
+            let pixel = scale.len() * LANE_GROUP;
             let input = input[first..][..output.len()].chunks_exact(pixel);
             for (input, output) in input.zip(output.chunks_exact_mut(pixel)) {
                 for (channel, (&scale, &shift)) in scale.iter().zip(shift).enumerate() {
                     let (scale, shift) = (simd.splat(scale), simd.splat(shift));
                     for part in (0..LANE_GROUP).step_by(V::LANES) {
                         let at = channel * LANE_GROUP + part;
-                        // SAFETY: both pixels are 16 lanes for each channel, and the mask is one for each lane.
+                        // SAFETY: both pixels are 16 lanes for each channel, and the mask is one
+                        // for each lane.
                         unsafe {
                             let value = simd.load(input.as_ptr().add(at)).mul_add(scale, shift).relu();
                             value.mul(simd.load(mask.as_ptr().add(part))).store(output.as_mut_ptr().add(at));
@@ -56,8 +72,9 @@ fn compute<V: Vector>(simd: Simd<V>, source: Source<'_>, first: usize, output: &
                 }
             }
         }
-        Source::NormGradient { gradient, input, factors: [a, b, c], images } => {
-            let (pixel, mask) = (a.len() * LANE_GROUP, lane_mask(images));
+        Operand::NormGradient { gradient, input, norm } => {
+            let [a, b, c] = &norm.factors;
+            let pixel = a.len() * LANE_GROUP;
             let gradient = gradient[first..][..output.len()].chunks_exact(pixel);
             let input = input[first..][..output.len()].chunks_exact(pixel);
             for ((gradient, input), output) in gradient.zip(input).zip(output.chunks_exact_mut(pixel)) {
@@ -65,7 +82,8 @@ fn compute<V: Vector>(simd: Simd<V>, source: Source<'_>, first: usize, output: &
                     let [a, b, c] = [simd.splat(a), simd.splat(b), simd.splat(c)];
                     for part in (0..LANE_GROUP).step_by(V::LANES) {
                         let at = channel * LANE_GROUP + part;
-                        // SAFETY: all pixels are 16 lanes for each channel, and the mask is one for each lane.
+                        // SAFETY: all pixels are 16 lanes for each channel, and the mask is one for
+                        // each lane.
                         unsafe {
                             let rest = simd.load(input.as_ptr().add(at)).mul_add(b, c);
                             let value = simd.load(gradient.as_ptr().add(at)).mul_add(a, rest);

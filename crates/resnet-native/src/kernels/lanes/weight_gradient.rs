@@ -3,8 +3,8 @@
 
 use super::rows::Rows;
 use super::{Simd, Vector, gradient_len, winograd};
-use crate::kernels::WeightGradientBand;
 use crate::kernels::winograd::fits;
+use crate::kernels::{ConvOperands, WeightGradientBand};
 use crate::layout::{LANE_GROUP, Layout};
 
 /// Kernel columns of a tile.
@@ -13,8 +13,8 @@ const COLUMNS: usize = 3;
 /// Inputs of a tile for 1x1 kernels, which have one column.
 const POINTWISE_INPUTS: usize = 4;
 
-/// Computes a band with tiles of `K` outputs by `C` inputs by three kernel columns, or `L` outputs by `D` inputs at a point
-/// of [`winograd`].
+/// Computes a band with tiles of `K` outputs by `C` inputs by three kernel columns, or `L` outputs
+/// by `D` inputs at a point of [`winograd`].
 #[inline(always)]
 pub fn weight_gradient<V: Vector, const K: usize, const C: usize, const L: usize, const D: usize>(
     simd: Simd<V>,
@@ -36,15 +36,16 @@ fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(simd: Simd<V
     let (kernel, inputs) = (band.conv.horizontal.kernel, band.conv.inputs);
     let gradient = band.gradient.as_mut_ptr();
     let (input_row, output_row) = (Layout::Lanes.row_len(band.conv.input()), Layout::Lanes.row_len(band.conv.output()));
-    let input_rows = Rows::new(simd, band.inputs[0], band.conv.rows_read(band.rows.clone()), input_row);
-    let output_rows = Rows::new(simd, band.output_gradients[0], band.rows.clone(), output_row);
+    let ConvOperands { input, output_gradient, images } = band.groups[0];
+    let input_rows = Rows::new(simd, input, images, band.conv.rows_read(band.rows.clone()), input_row);
+    let output_rows = Rows::new(simd, output_gradient, images, band.rows.clone(), output_row);
     let groups = (input_rows.group(), output_rows.group());
     for row in 0..kernel {
         for column in (0..kernel).step_by(X) {
             for input in (0..inputs).step_by(C) {
                 for output in band.outputs.clone().step_by(K) {
-                    // SAFETY: the groups hold all rows that the band reads; only outputs, inputs and columns that
-                    // exist are written, and the gradient has a weight for each.
+                    // SAFETY: the groups hold all rows that the band reads; only outputs, inputs
+                    // and columns that exist are written, and the gradient has a weight for each.
                     unsafe {
                         let sums = tile::<V, K, C, X>(simd, &band, groups, row, column, input, output);
                         for k in 0..K.min(band.outputs.end - output) {
@@ -62,11 +63,12 @@ fn tiles<V: Vector, const K: usize, const C: usize, const X: usize>(simd: Simd<V
     }
 }
 
-/// Sums over the band's pixels for `K` outputs from `output`, `C` inputs from `input` and `X` kernel
-/// columns from `column`, in kernel row `row`. Channels past the last repeat it.
+/// Sums over the band's pixels for `K` outputs from `output`, `C` inputs from `input` and `X`
+/// kernel columns from `column`, in kernel row `row`. Channels past the last repeat it.
 ///
 /// # Safety
-/// Where the groups begin if all their rows were there, the rows of the band and those they read are there.
+/// Where the groups begin if all their rows were there, the rows of the band and those they read
+/// are there.
 #[inline(always)]
 unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
     simd: Simd<V>,
@@ -107,8 +109,8 @@ unsafe fn tile<V: Vector, const K: usize, const C: usize, const X: usize>(
                         g[k] = simd.load(gradient.add(outputs[k] + part));
                     }
                     for j in 0..X {
-                        // Columns over the border contribute nothing; the branch is taken at the two
-                        // ends of a row and predicted in between.
+                        // Columns over the border contribute nothing; the branch is taken at the
+                        // two ends of a row and predicted in between.
                         let from = (first + j).wrapping_sub(horizontal.padding);
                         if from >= horizontal.input {
                             continue;

@@ -17,7 +17,8 @@ pub fn avg_pool<N: Number>(simd: Simd<N::Vector>, band: PixelAvgPool<'_>) {
             for y in 0..shape.height {
                 let row = pixels.value(y, 0) + part;
                 for x in 0..shape.width {
-                    // SAFETY: the pixel has a whole block of channels in each plane, of which a part is a vector.
+                    // SAFETY: the pixel has a whole block of channels in each plane, of which a
+                    // part is a vector.
                     let value = unsafe { N::load(simd, input.as_ptr(), row + x * pixels.block, pixels.plane_len()) };
                     total = total.add(value);
                 }

@@ -22,7 +22,8 @@ pub fn load<N: Number>(simd: Simd<N::Vector>, band: PixelLoad<'_>) {
                     values[..count].copy_from_slice(&image[from..from + count]);
                 }
                 let at = pixels.value(y, x) + channel % pixels.block;
-                // SAFETY: no vector has more lanes, and the layout has a place for each pixel in every plane.
+                // SAFETY: no vector has more lanes, and the layout has a place for each pixel in
+                // every plane.
                 unsafe {
                     let pairs = [simd.load(values[0].as_ptr()), simd.load(values[1].as_ptr())];
                     N::store_pairs(pairs, count, to.as_mut_ptr(), at, pixels.block, pixels.plane_len());

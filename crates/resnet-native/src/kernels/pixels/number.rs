@@ -1,4 +1,5 @@
-//! The two ways to keep a value: as a float, or as the sum of numbers in bf16 in planes of their own.
+//! The two ways to keep a value: as a float, or as the sum of numbers in bf16 in planes of their
+//! own.
 
 use std::marker::PhantomData;
 
@@ -6,7 +7,8 @@ use crate::kernels::tiles::TileUnit;
 use crate::kernels::vector::{Simd, Vector};
 use crate::layout::Format;
 
-/// A way to keep values. Pointers are to the start of a block's first plane, and planes are `plane_len` words long.
+/// A way to keep values. Pointers are to the start of a block's first plane, and planes are
+/// `plane_len` words long.
 pub trait Number {
     /// The vectors it works with.
     type Vector: Vector;
@@ -19,7 +21,8 @@ pub trait Number {
     /// # Safety
     /// Each plane has a vector's lanes of values from `at` on.
     unsafe fn load(simd: Simd<Self::Vector>, from: *const f32, at: usize, plane_len: usize) -> Self::Vector;
-    /// Stores `count` pairs of neighbouring values, `[even, odd]`, one pair every `step` values from `at` on.
+    /// Stores `count` pairs of neighbouring values, `[even, odd]`, one pair every `step` values
+    /// from `at` on.
     ///
     /// # Safety
     /// Each plane has those values, and `count` is at most a vector's lanes.
@@ -91,7 +94,8 @@ impl<U: TileUnit, const PLANES: usize> Number for Planes<U, PLANES> {
         let mut words = [0.0; MAX_LANES];
         let mut rest = pairs;
         for plane in 0..PLANES {
-            // SAFETY: no vector has more lanes, and each of the caller's planes has a word for each pair.
+            // SAFETY: no vector has more lanes, and each of the caller's planes has a word for each
+            // pair.
             unsafe {
                 U::Vector::narrow(rest[0], rest[1]).store(words.as_mut_ptr());
                 let to = to.add(plane * plane_len + at / 2);
@@ -108,7 +112,8 @@ impl<U: TileUnit, const PLANES: usize> Planes<U, PLANES> {
     /// Stores two vectors, the second 16 values after the first.
     ///
     /// # Safety
-    /// From `to` on there are planes of `plane_len` words, which have room for both vectors from value `at` on.
+    /// From `to` on there are planes of `plane_len` words, which have room for both vectors from
+    /// value `at` on.
     #[inline(always)]
     pub unsafe fn store_halves(simd: Simd<U>, values: [U::Vector; 2], to: *mut f32, at: usize, plane_len: usize) {
         let mut rest = values;

@@ -1,5 +1,5 @@
-//! Convolution in single precision: sums of some pixels by some vectors of channels stay in registers while the taps
-//! and the channels read go by.
+//! Convolution in single precision: sums of some pixels by some vectors of channels stay in
+//! registers while the taps and the channels read go by.
 
 use crate::kernels::PixelConv;
 use crate::kernels::vector::{Simd, Vector};
@@ -8,7 +8,8 @@ use crate::layout::{Format, PixelTile, Windows};
 /// Channels read without a branch in between.
 const CHANNELS: usize = 4;
 
-/// Computes some blocks with `K` vectors by `P` pixels or, where it has only one vector, that by `M` pixels.
+/// Computes some blocks with `K` vectors by `P` pixels or, where it has only one vector, that by
+/// `M` pixels.
 #[inline(always)]
 pub fn conv<V: Vector, const K: usize, const P: usize, const M: usize>(simd: Simd<V>, mut band: PixelConv<'_>) {
     band.check(Format::Single);
@@ -89,8 +90,8 @@ impl<'a, V: Vector> Block<'a, V> {
     #[inline(always)]
     unsafe fn pixels<const K: usize, const P: usize>(&self, tile: &PixelTile, first: usize, part: usize) -> usize {
         let (simd, block) = (self.simd, self.windows.to.block);
-        // SAFETY: the caller's pixels and vectors; the tiles and windows of `Windows` lie inside the layouts, whose
-        // lengths are checked.
+        // SAFETY: the caller's pixels and vectors; the tiles and windows of `Windows` lie inside
+        // the layouts, whose lengths are checked.
         unsafe {
             let from = self.input.offset(tile.from).add(first * self.step);
             let to = tile.to + first * block + part;
@@ -148,7 +149,8 @@ impl<'a, V: Vector> Block<'a, V> {
             let mut weights = self.weights.add(part);
             for window in &self.windows.reads {
                 let mut input = from.offset(window.from);
-                // A few channels at a time: the end of a short loop is foreseen, that of a long one is not.
+                // A few channels at a time: the end of a short loop is foreseen, that of a long one
+                // is not.
                 for _ in 0..window.channels / CHANNELS {
                     for channel in 0..CHANNELS {
                         let row = weights.add(channel * block);

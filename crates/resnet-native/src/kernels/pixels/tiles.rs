@@ -1,9 +1,10 @@
-//! Convolution in planes of bf16: the sums of three tiles, both halves of each, stay in six registers while the
-//! windows read go by. A value is the sum of its planes, so a product is one of every two planes, of which those
-//! too small to count are left out.
+//! Convolution in planes of bf16: the sums of three tiles, both halves of each, stay in six
+//! registers while the windows read go by. A value is the sum of its planes, so a product is one of
+//! every two planes, of which those too small to count are left out.
 //!
-//! While the matrix unit works on three tiles, the vector units round and write the three before them, some rows
-//! between any two products: the machine does not look far enough ahead to do so by itself.
+//! While the matrix unit works on three tiles, the vector units round and write the three before
+//! them, some rows between any two products: the machine does not look far enough ahead to do so by
+//! itself.
 
 use std::mem::MaybeUninit;
 
@@ -43,7 +44,7 @@ fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU: bool>
     let (windows, to) = (band.windows, &band.windows.to);
     let mut sums: [Sums; 2] = [const { MaybeUninit::uninit() }; 2];
     let [mut now, mut last] = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
-    let mut pass = Pass::<U, PLANES> {
+    let mut kernel = Kernel::<U, PLANES> {
         simd,
         unit: U::new(simd),
         windows,
@@ -53,15 +54,15 @@ fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU: bool>
     };
     let mut writer = Writer::<RESIDUAL, RELU>::idle();
     for block in 0..band.output.len() / to.block_len() {
-        // SAFETY: the band's slices hold all its blocks, and the tiles and windows of `Windows` lie inside the
-        // layouts; sums are written before they are read.
+        // SAFETY: the band's slices hold all its blocks, and the tiles and windows of `Windows` lie
+        // inside the layouts; sums are written before they are read.
         unsafe {
             let weights = band.weights.as_ptr().add(block * windows.packed_len);
             for tiles in windows.tiles.chunks(TOGETHER) {
                 match *tiles {
-                    [a, b, c] => pass.multiply([a.from, b.from, c.from], weights, now, &mut writer),
-                    [a, b] => pass.multiply([a.from, b.from], weights, now, &mut writer),
-                    [a] => pass.multiply([a.from], weights, now, &mut writer),
+                    [a, b, c] => kernel.multiply([a.from, b.from, c.from], weights, now, &mut writer),
+                    [a, b] => kernel.multiply([a.from, b.from], weights, now, &mut writer),
+                    [a] => kernel.multiply([a.from], weights, now, &mut writer),
                     _ => unreachable!("chunks hold up to three tiles"),
                 }
                 writer.write::<U, PLANES>(simd, TOGETHER * TILE_ROWS);
@@ -85,7 +86,7 @@ fn run<U: TileUnit, const PLANES: usize, const RESIDUAL: bool, const RELU: bool>
 }
 
 /// The matrix unit and what it works on.
-struct Pass<'a, U, const PLANES: usize> {
+struct Kernel<'a, U, const PLANES: usize> {
     simd: Simd<U>,
     unit: U,
     windows: &'a Windows,
@@ -96,11 +97,12 @@ struct Pass<'a, U, const PLANES: usize> {
     row_bytes: usize,
 }
 
-impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
+impl<U: TileUnit, const PLANES: usize> Kernel<'_, U, PLANES> {
     /// Sums up tiles, and has others written meanwhile.
     ///
     /// # Safety
-    /// `from` are words of tiles of the windows, `weights` a block's, and `sums` has room for two tiles each.
+    /// `from` are words of tiles of the windows, `weights` a block's, and `sums` has room for two
+    /// tiles each.
     #[inline(always)]
     unsafe fn multiply<const TILES: usize, const RESIDUAL: bool, const RELU: bool>(
         &mut self,
@@ -117,7 +119,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         self.unit.zero::<3>();
         self.unit.zero::<4>();
         self.unit.zero::<5>();
-        // SAFETY: the caller's tiles, weights and sums; a block's weights have a tile for each half and plane.
+        // SAFETY: the caller's tiles, weights and sums; a block's weights have a tile for each half
+        // and plane.
         unsafe {
             for window in &self.windows.reads {
                 let input = self.input.wrapping_offset(window.from);
@@ -170,8 +173,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         }
     }
 
-    /// Adds the products of windows of all tiles by weights to the sums of the second half, from the last tile to the
-    /// first: after the first half the last one's window is `loaded`.
+    /// Adds the products of windows of all tiles by weights to the sums of the second half, from
+    /// the last tile to the first: after the first half the last one's window is `loaded`.
     ///
     /// # Safety
     /// As for [`multiply`](Self::multiply).
@@ -241,8 +244,8 @@ impl<const RESIDUAL: bool, const RELU: bool> Writer<'_, RESIDUAL, RELU> {
         }
     }
 
-    /// Writes some rows of the tile it is at. What is no pixel becomes zero: it lies in the border, or where a
-    /// later tile is written.
+    /// Writes some rows of the tile it is at. What is no pixel becomes zero: it lies in the border,
+    /// or where a later tile is written.
     ///
     /// # Safety
     /// As for [`write`](Self::write).
@@ -255,7 +258,8 @@ impl<const RESIDUAL: bool, const RELU: bool> Writer<'_, RESIDUAL, RELU> {
     ) {
         let vector = simd.vector();
         for part in (0..HALF).step_by(U::Vector::LANES) {
-            // SAFETY: the caller's pointers belong to the tile, of which each half has 16 channels and a part is a vector.
+            // SAFETY: the caller's pointers belong to the tile, of which each half has 16 channels
+            // and a part is a vector.
             unsafe {
                 let bias = self.bias.add(part);
                 let biases = [vector.load(bias), vector.load(bias.add(self.bias_step))];

@@ -1,7 +1,7 @@
 //! Arithmetic of a tile's halves with values of their channels.
 
 use super::{Pair, Simd, Vector, load, padded};
-use crate::kernels::{Affine, Gate};
+use crate::kernels::{NormReduction, NormValues, ReluMask};
 use crate::layout::tiles::{HALF, Tiling};
 
 /// Per-channel values, for both halves of each block of tiles.
@@ -21,21 +21,21 @@ impl PerChannel {
     pub fn load<V: Vector>(&self, simd: Simd<V>, block: usize, part: usize) -> Pair<V> {
         let values = &self.values[block * 2 * HALF..][..2 * HALF];
         assert!(part <= HALF - V::LANES);
-        // SAFETY: a block has 32 values, of which a vector's lanes from `part` on are among the first 16, or the
-        // last 16.
+        // SAFETY: a block has 32 values, of which a vector's lanes from `part` on are among the
+        // first 16, or the last 16.
         unsafe { (simd.load(values.as_ptr().add(part)), simd.load(values.as_ptr().add(part + self.second))) }
     }
 }
 
-/// An [`Affine`] filled up to whole tiles.
+/// Scale and shift of a batch norm, filled up to whole tiles.
 pub struct PaddedAffine {
     scale: PerChannel,
     shift: PerChannel,
 }
 
 impl PaddedAffine {
-    pub fn new(affine: Affine<'_>, tiling: Tiling) -> Self {
-        Self { scale: PerChannel::new(affine.scale, tiling), shift: PerChannel::new(affine.shift, tiling) }
+    pub fn new(norm: &NormValues, tiling: Tiling) -> Self {
+        Self { scale: PerChannel::new(&norm.scale, tiling), shift: PerChannel::new(&norm.shift, tiling) }
     }
 
     /// Scale and shift of both halves of a block, from channel `part` of each on.
@@ -45,46 +45,47 @@ impl PaddedAffine {
     }
 }
 
-/// A [`Gate`] with its channels' values filled up to whole tiles.
-pub enum PaddedGate<'a> {
-    Open,
-    Output(&'a [f32]),
+/// A [`ReluMask`] with the values of its batch norm filled up to whole tiles.
+pub enum PaddedReluMask<'a> {
+    None,
     Input(PaddedAffine),
+    Output(&'a [f32]),
 }
 
-impl<'a> PaddedGate<'a> {
-    pub fn new(gate: Gate<'a>, tiling: Tiling) -> Self {
-        match gate {
-            Gate::Open => Self::Open,
-            Gate::Output(rectified) => Self::Output(rectified),
-            Gate::Input(affine) => Self::Input(PaddedAffine::new(affine, tiling)),
+impl<'a> PaddedReluMask<'a> {
+    pub fn new(reduction: NormReduction<&'a [f32], &NormValues>, tiling: Tiling) -> Self {
+        match reduction.mask {
+            ReluMask::None => Self::None,
+            ReluMask::Input => Self::Input(PaddedAffine::new(reduction.norm, tiling)),
+            ReluMask::Output(output) => Self::Output(output),
         }
     }
 
-    /// The gate of both halves of a block, from channel `part` of each on.
+    /// The mask of both halves of a block, from channel `part` of each on.
     #[inline(always)]
-    pub fn load<V: Vector>(&self, simd: Simd<V>, block: usize, part: usize) -> TileGate<V> {
+    pub fn load<V: Vector>(&self, simd: Simd<V>, block: usize, part: usize) -> PartReluMask<V> {
         match self {
-            Self::Open => TileGate::Open,
-            Self::Output(rectified) => TileGate::Output(rectified.as_ptr()),
-            Self::Input(affine) => TileGate::Input(affine.load(simd, block, part)),
+            Self::None => PartReluMask::None,
+            Self::Input(affine) => PartReluMask::Input(affine.load(simd, block, part)),
+            Self::Output(output) => PartReluMask::Output(output.as_ptr()),
         }
     }
 }
 
-/// A gate of some channels.
+/// A [`ReluMask`] of part of a block, with scale and shift of its channels in registers.
 #[derive(Clone, Copy)]
-pub enum TileGate<V> {
-    Open,
-    Output(*const f32),
+pub enum PartReluMask<V> {
+    None,
     Input([Pair<V>; 2]),
+    Output(*const f32),
 }
 
-impl<V: Vector> TileGate<V> {
-    /// Part of a gradient, masked; `tile` and `at` are its place, `y` what the batch norm read there.
+impl<V: Vector> PartReluMask<V> {
+    /// Part of a gradient, masked; `tile` and `at` are its place, `y` what the batch norm read
+    /// there.
     ///
     /// # Safety
-    /// The place lies inside what the gate holds.
+    /// The place lies inside the ReLU's output.
     #[inline(always)]
     pub unsafe fn mask<const PLANES: usize>(
         self,
@@ -94,12 +95,12 @@ impl<V: Vector> TileGate<V> {
         tile: usize,
         at: usize,
     ) -> Pair<V> {
-        let gates = match self {
-            Self::Open => return g,
+        let conditions = match self {
+            Self::None => return g,
             // SAFETY: the caller's place lies inside the ReLU's output.
-            Self::Output(rectified) => unsafe { load::<V, PLANES>(simd, rectified.add(tile), at) },
+            Self::Output(output) => unsafe { load::<V, PLANES>(simd, output.add(tile), at) },
             Self::Input([scale, shift]) => (y.0.mul_add(scale.0, shift.0), y.1.mul_add(scale.1, shift.1)),
         };
-        (g.0.where_positive(gates.0), g.1.where_positive(gates.1))
+        (g.0.where_positive(conditions.0), g.1.where_positive(conditions.1))
     }
 }

@@ -1,9 +1,9 @@
-//! Convolution on tiles: the sums of two columns of tiles, both halves of each, stay in four registers
-//! while the taps and the channels read go by.
+//! Convolution on tiles: the sums of two columns of tiles, both halves of each, stay in four
+//! registers while the taps and the channels read go by.
 
 use std::ops::Range;
 
-use super::operand::Values;
+use super::operand::TileOperand;
 use super::pack::{chunk_len, packed_len};
 use super::rows::{Rows, row_steps};
 use super::writer::{Place, Writer};
@@ -13,7 +13,8 @@ use crate::layout::Layout;
 use crate::layout::gather::{Gather, TileTerm};
 use crate::layout::tiles::{TILE, Tiling};
 
-/// Tiles of prepared rows that should be kept at a time: they share the second-level cache with the weights.
+/// Tiles of prepared rows that should be kept at a time: they share the second-level cache with the
+/// weights.
 const PREPARED_TILES: usize = 256;
 
 /// Computes a band.
@@ -26,12 +27,12 @@ pub fn conv<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: ConvBand<'_>)
     }
     let row_tiles = Tiling::new(gather.from).row_tiles() * PLANES;
     let (rows_at_once, kept) = rows_at_once(gather, all.clone(), row_tiles, PREPARED_TILES);
-    let input = Values::new(band.input, gather.from);
+    let input = TileOperand::new(band.input, band.images, gather.from);
     let mut scratch = SCRATCH.take();
     let ring_len = Rows::<PLANES>::scratch_len(&input, gather.from, kept);
     scratch.resize(scratch.len().max(ring_len), Tile::ZERO);
     let written = Tiling::new(gather.to);
-    let mut pass = Pass::<U, PLANES> {
+    let mut kernel = Kernel::<U, PLANES> {
         simd,
         unit: U::new(simd),
         gather,
@@ -46,20 +47,21 @@ pub fn conv<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: ConvBand<'_>)
     for (read, rows) in row_steps(all, rows_at_once, |rows| gather.rows_read(rows)) {
         for row in read {
             // SAFETY: rows read lie inside the input.
-            unsafe { pass.rows.prepare(simd, row) };
+            unsafe { kernel.rows.prepare(simd, row) };
         }
         // Block by block, so that the weights of one stay in the first-level cache from row to row.
         for block in 0..written.blocks {
             // SAFETY: the rows are prepared and lie inside the band.
-            unsafe { pass.block(block, rows.clone()) };
+            unsafe { kernel.block(block, rows.clone()) };
         }
     }
-    let Pass { writer, .. } = pass;
+    let Kernel { writer, .. } = kernel;
     writer.finish(simd.vector());
     SCRATCH.set(scratch);
 }
 
-/// How many rows to write at a time, and how many of those read to keep for that: `most` tiles if it can be.
+/// How many rows to write at a time, and how many of those read to keep for that: `most` tiles if
+/// it can be.
 pub fn rows_at_once(gather: &Gather, rows: Range<usize>, row_tiles: usize, most: usize) -> (usize, usize) {
     let mut count = rows.len().max(1);
     loop {
@@ -73,7 +75,7 @@ pub fn rows_at_once(gather: &Gather, rows: Range<usize>, row_tiles: usize, most:
 }
 
 /// The matrix unit and what it works on.
-struct Pass<'a, U, const PLANES: usize> {
+struct Kernel<'a, U, const PLANES: usize> {
     simd: Simd<U>,
     unit: U,
     gather: &'a Gather,
@@ -90,7 +92,7 @@ struct Pass<'a, U, const PLANES: usize> {
     start: usize,
 }
 
-impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
+impl<U: TileUnit, const PLANES: usize> Kernel<'_, U, PLANES> {
     /// Computes a block of channels of some rows.
     ///
     /// # Safety
@@ -106,8 +108,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                 for first in (0..run.count).step_by(2) {
                     let columns = 2.min(run.count - first);
                     let from = (first * run.from_step) as isize;
-                    // SAFETY: the rows that terms name are the caller's, columns lie inside rows, and there are
-                    // packed weights for each term and block.
+                    // SAFETY: the rows that terms name are the caller's, columns lie inside rows,
+                    // and there are packed weights for each term and block.
                     unsafe {
                         if columns == 2 {
                             self.multiply::<true>(terms, [from, from + run.from_step as isize], weights);
@@ -135,7 +137,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     unsafe fn multiply<const PAIR: bool>(&mut self, terms: &[TileTerm], columns: [isize; 2], weights: [*const f32; 2]) {
         let blocks = self.read.blocks;
         let unit = &mut self.unit;
-        // SAFETY: the caller's rows and weights; columns outside the row are read from a tile of zeros.
+        // SAFETY: the caller's rows and weights; columns outside the row are read from a tile of
+        // zeros.
         unsafe {
             unit.zero::<0>();
             unit.zero::<1>();
@@ -163,8 +166,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
     }
 }
 
-/// Adds `products`, of tiles read and of weights, of up to two columns for up to two halves of what is written: to registers 0
-/// and 1 for the first column, to 2 and 3 for the second.
+/// Adds `products`, of tiles read and of weights, of up to two columns for up to two halves of what
+/// is written: to registers 0 and 1 for the first column, to 2 and 3 for the second.
 ///
 /// # Safety
 /// All point to as many tiles as the products name.

@@ -1,5 +1,5 @@
-//! The images as the first convolution reads them: every pixel it writes gets the patch that it sees, so
-//! that a few channels of colour fill the tiles.
+//! The images as the first convolution reads them: every pixel it writes gets the patch that it
+//! sees, so that a few channels of colour fill the tiles.
 
 use super::{Simd, Tile, TileUnit, Vector, store_either};
 use crate::geometry::Conv2d;
@@ -7,8 +7,8 @@ use crate::kernels::Images;
 use crate::layout::tiles::{HALF, Tiling, stored_tile};
 use crate::layout::{LANE_GROUP, Layout};
 
-/// Stores up to 16 images as patches: channel `(c * kernel + row) * kernel + column` of a pixel is what
-/// that tap of the convolution reads for it.
+/// Stores up to 16 images as patches: channel `(c * kernel + row) * kernel + column` of a pixel is
+/// what that tap of the convolution reads for it.
 #[inline(always)]
 pub fn load_images<U: TileUnit, const PLANES: usize>(simd: Simd<U>, images: Images<'_>) {
     images.check(Layout::Tiles { planes: PLANES }, images.conv.im2col());
@@ -35,8 +35,9 @@ pub fn load_images<U: TileUnit, const PLANES: usize>(simd: Simd<U>, images: Imag
                     for (lane, halves) in by_column.iter().enumerate() {
                         for part in (0..HALF).step_by(U::Vector::LANES) {
                             let [low, high] = halves.each_ref().map(|half| half.0[from * HALF..][..HALF].as_ptr());
-                            // SAFETY: a part is a vector of the column's 16 values and of the image's row in the
-                            // tile, which begins a line where stores are non-temporal: rows and tiles are whole lines.
+                            // SAFETY: a part is a vector of the column's 16 values and of the
+                            // image's row in the tile, which begins a line where stores are
+                            // non-temporal: rows and tiles are whole lines.
                             unsafe {
                                 let value = (simd.vector().load(low.add(part)), simd.vector().load(high.add(part)));
                                 let at = lane * HALF + part;
@@ -51,7 +52,8 @@ pub fn load_images<U: TileUnit, const PLANES: usize>(simd: Simd<U>, images: Imag
     U::Vector::fence(simd.vector());
 }
 
-/// What the taps of a block of tiles read of one image for 16 columns of tiles from `first` on, `[tap][column]` of each half.
+/// What the taps of a block of tiles read of one image for 16 columns of tiles from `first` on,
+/// `[tap][column]` of each half.
 #[inline(always)]
 fn gather(image: &Bordered, tiling: Tiling, (y, first, block): (usize, usize, usize), by_tap: &mut [Tile; 2]) {
     for (half, taps) in by_tap.iter_mut().enumerate() {
@@ -93,7 +95,8 @@ impl Bordered {
         Self { values, taps, conv: *conv, width }
     }
 
-    /// What a tap reads for 16 pixels of a row from `x` on; zeros where a tap or a pixel does not exist.
+    /// What a tap reads for 16 pixels of a row from `x` on; zeros where a tap or a pixel does not
+    /// exist.
     #[inline(always)]
     fn read(&self, tap: usize, y: usize, x: usize, values: &mut [f32; LANE_GROUP]) {
         let Some(&tap) = self.taps.get(tap) else { return };
@@ -107,7 +110,8 @@ impl Bordered {
         }
     }
 
-    /// The same for every other pixel.
+    /// What a tap reads for 16 pixels of a row from `x` on, every other one; zeros where a tap or a
+    /// pixel does not exist.
     #[inline(always)]
     fn read_pairs(&self, tap: usize, y: usize, x: usize, values: &mut [f32; LANE_GROUP]) {
         let width = self.conv.horizontal.output;

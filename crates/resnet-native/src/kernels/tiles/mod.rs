@@ -1,21 +1,24 @@
-//! The algorithms of training on [tiles](crate::layout::Layout::Tiles), generic over what multiplies tiles
-//! and over the number of planes that a value is the sum of.
+//! The algorithms of training on [tiles](crate::layout::Layout::Tiles), generic over what
+//! multiplies tiles and over the number of planes that a value is the sum of.
 //!
 //! Functions that touch a vector are `#[inline(always)]`, so that they are compiled inside the
-//! `#[target_feature]` function that calls them; closures are not, so none of them touches a vector. A kernel
-//! checks the lengths of its band, which its pointers rely on.
+//! `#[target_feature]` function that calls them; closures are not, so none of them touches a
+//! vector. A kernel checks the lengths of its band, which its pointers rely on.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers read better, and unroll, by index")]
 
+mod avg_pool;
 mod channels;
 mod conv;
 mod im2col;
+mod interleave;
 mod normalize;
 mod operand;
 mod pack;
+mod pad_shortcut;
 mod peak;
+mod pixel;
 mod rows;
-mod shortcut_pool;
 mod software;
 mod weight_gradient;
 mod winograd;
@@ -26,12 +29,13 @@ use super::vector::{Simd, Vector};
 use crate::layout::MAX_PLANES;
 use crate::layout::tiles::{HALF, TILE};
 
+pub use avg_pool::{avg_pool, avg_pool_backward};
 pub use conv::conv;
 pub use im2col::load_images;
 pub use normalize::{normalize, normalize_reduce};
 pub use pack::{gradient_len, pack, packed_len, unpack_gradient};
+pub use pad_shortcut::{pad_shortcut, pad_shortcut_backward};
 pub use peak::peak;
-pub use shortcut_pool::{avg_pool, avg_pool_backward, pad_shortcut, pad_shortcut_backward};
 pub use software::Software;
 pub use weight_gradient::weight_gradient;
 
@@ -62,16 +66,16 @@ pub trait TileUnit: Sized {
     /// # Safety
     /// `to` is valid for writing a tile, of any alignment.
     unsafe fn store<const T: usize>(&mut self, to: *mut f32);
-    /// `D[m][n] += sum over i of A[m][i] * B[i][n]`: words of `D` are floats, those of `A` and `B` two
-    /// values in bf16 whose products are added.
+    /// `D[m][n] += sum over i of A[m][i] * B[i][n]`: words of `D` are floats, those of `A` and `B`
+    /// two values in bf16 whose products are added.
     fn dot<const D: usize, const A: usize, const B: usize>(&mut self);
     /// [`Vector::narrow`], by the unit's own instruction where it has one.
     #[inline(always)]
     fn narrow(_: Simd<Self>, low: Self::Vector, high: Self::Vector) -> Self::Vector {
         Vector::narrow(low, high)
     }
-    /// [`Vector::store_bf16`] for two vectors, the second 16 values after the first, by the unit's own instruction
-    /// where it has one.
+    /// [`Vector::store_bf16`] for two vectors, the second 16 values after the first, by the unit's
+    /// own instruction where it has one.
     ///
     /// # Safety
     /// `to` is valid for writing both.
@@ -94,8 +98,8 @@ impl<U: TileUnit> Simd<U> {
     }
 }
 
-/// The planes of two factors whose products are added up: those that are not below the last plane's rounding.
-/// They stand in an order in which one goes over into the next with one factor unchanged.
+/// The planes of two factors whose products are added up: those that are not below the last plane's
+/// rounding. They stand in an order in which one goes over into the next with one factor unchanged.
 pub const fn plane_products(planes: usize) -> &'static [(usize, usize)] {
     match planes {
         1 => &[(0, 0)],
@@ -113,8 +117,8 @@ type Pair<V> = (V, V);
 /// `tile` is valid for reading a stored tile, and a vector's lanes from `at` on lie inside a half.
 #[inline(always)]
 unsafe fn load<V: Vector, const PLANES: usize>(simd: Simd<V>, tile: *const f32, at: usize) -> Pair<V> {
-    // SAFETY: the caller's tile has a word for each place; then, with two planes, a pair of bytes for each or,
-    // with three, a second word.
+    // SAFETY: the caller's tile has a word for each place; then, with two planes, a pair of bytes
+    // for each or, with three, a second word.
     unsafe {
         match PLANES {
             1 => simd.load(tile.add(at)).widen(),
@@ -137,7 +141,8 @@ unsafe fn store<U: TileUnit, const PLANES: usize>(simd: Simd<U>, value: Pair<U::
 /// [`store`], with non-temporal stores if `non_temporal`.
 ///
 /// # Safety
-/// As for [`store`]; if `non_temporal`, the tile begins a line and `at` is a whole number of vectors.
+/// As for [`store`]; if `non_temporal`, the tile begins a line and `at` is a whole number of
+/// vectors.
 #[inline(always)]
 unsafe fn store_either<U: TileUnit, const PLANES: usize>(
     simd: Simd<U>,
@@ -146,8 +151,8 @@ unsafe fn store_either<U: TileUnit, const PLANES: usize>(
     at: usize,
     non_temporal: bool,
 ) {
-    // SAFETY: the caller's tile has a word for each place; then, with two planes, a pair of bytes for each or,
-    // with three, a second word.
+    // SAFETY: the caller's tile has a word for each place; then, with two planes, a pair of bytes
+    // for each or, with three, a second word.
     unsafe {
         match PLANES {
             1 => U::narrow(simd, value.0, value.1).store_either(tile.add(at), non_temporal),
@@ -184,7 +189,8 @@ fn planes<V: Vector, const PLANES: usize>(value: V) -> [V; PLANES] {
     for plane in 1..PLANES {
         (planes[plane - 1], planes[plane]) = planes[plane - 1].split_bf16();
     }
-    // What two planes leave of single precision is seven bits at most: the third takes them as they are.
+    // What two planes leave of single precision is seven bits at most: the third takes them as they
+    // are.
     if PLANES < MAX_PLANES {
         planes[PLANES - 1] = planes[PLANES - 1].split_bf16().0;
     }

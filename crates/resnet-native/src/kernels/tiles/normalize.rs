@@ -1,8 +1,8 @@
 //! Batch norm's passes over tiles, with the shortcut and the ReLU taken along.
 
-use super::channels::{PaddedGate, PerChannel, TileGate};
+use super::channels::{PaddedAffine, PaddedReluMask, PartReluMask, PerChannel};
 use super::{Pair, Simd, TileUnit, Vector, load, store};
-use crate::kernels::{Normalize, NormalizeReduce, Reduction};
+use crate::kernels::{NormReduction, Normalize, NormalizeReduce};
 use crate::layout::Layout;
 use crate::layout::tiles::{HALF, TILE, Tiling, stored_tile};
 
@@ -12,13 +12,13 @@ pub fn normalize<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: Normaliz
     band.check(Layout::Tiles { planes: PLANES });
     let vector = simd.vector();
     let tiling = Tiling::new(band.shape);
-    let (scale, shift) = (PerChannel::new(band.scale, tiling), PerChannel::new(band.shift, tiling));
+    let affine = PaddedAffine::new(band.norm, tiling);
     for (index, tile) in (0..band.input.len()).step_by(stored_tile(PLANES)).enumerate() {
         let (block, halves) = (index % tiling.blocks, tiling.halves(index / tiling.blocks % tiling.columns));
         for part in (0..HALF).step_by(U::Vector::LANES) {
-            let scale: Pair<U::Vector> = scale.load(vector, block, part);
-            let shift: Pair<U::Vector> = shift.load(vector, block, part);
-            // SAFETY: the tile lies inside the input, and all tensors are of its length, whole rows of tiles.
+            let [scale, shift]: [Pair<U::Vector>; 2] = affine.load(vector, block, part);
+            // SAFETY: the tile lies inside the input, and all tensors are of its length, whole rows
+            // of tiles.
             unsafe {
                 for at in (part..band.images * HALF).step_by(HALF) {
                     let (low, high) = load::<U::Vector, PLANES>(vector, band.input.as_ptr().add(tile), at);
@@ -47,29 +47,30 @@ pub fn normalize<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: Normaliz
 /// Tiles of a block summed in single precision before the sums move on to double.
 const TILES_PER_FLUSH: usize = 16;
 
-/// Masks the gradient with respect to the ReLU and sums it, alone and times the normalised input.
+/// Masks a gradient by the ReLU and sums it, alone and times the normalised input.
 #[inline(always)]
 pub fn normalize_reduce<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: NormalizeReduce<'_>) {
     band.check(Layout::Tiles { planes: PLANES });
     let vector = simd.vector();
     let tiling = Tiling::new(band.shape);
-    let Reduction { gate, input, mean, inv_std, sums: totals } = band.reduction;
-    let (mean, inv_std) = (PerChannel::new(mean, tiling), PerChannel::new(inv_std, tiling));
-    let (gate, gradient) = (PaddedGate::new(gate, tiling), band.gradient.as_mut_ptr());
+    let NormReduction { norm, input, .. } = band.reduction;
+    let (mean, inv_std) = (PerChannel::new(&norm.mean, tiling), PerChannel::new(&norm.inv_std, tiling));
+    let (mask, gradient) = (PaddedReluMask::new(band.reduction, tiling), band.gradient.as_mut_ptr());
+    let totals = band.sums;
     let columns = input.len() / stored_tile(PLANES) / tiling.blocks;
     totals.fill(0.0);
     for first in (0..columns).step_by(TILES_PER_FLUSH) {
         for block in 0..tiling.blocks {
             for part in (0..HALF).step_by(U::Vector::LANES) {
                 let values = [mean.load(vector, block, part), inv_std.load(vector, block, part)];
-                let gate = gate.load(vector, block, part);
+                let mask = mask.load(vector, block, part);
                 let mut sums = [[vector.zero(); 2]; 2];
                 for column in first..columns.min(first + TILES_PER_FLUSH) {
                     let tile = (column * tiling.blocks + block) * stored_tile(PLANES);
                     // SAFETY: the tile lies inside the input, and all tensors are of its length.
                     unsafe {
                         let tensors = (gradient.add(tile), input.as_ptr().add(tile));
-                        reduce::<U, PLANES>(simd, tensors, (tile, part), values, gate, &mut sums);
+                        reduce::<U, PLANES>(simd, tensors, (tile, part), values, mask, &mut sums);
                     }
                 }
                 for (half, sums) in sums.iter().enumerate() {
@@ -91,7 +92,7 @@ unsafe fn reduce<U: TileUnit, const PLANES: usize>(
     (gradient, input): (*mut f32, *const f32),
     (tile, part): (usize, usize),
     [mean, inv_std]: [Pair<U::Vector>; 2],
-    gate: TileGate<U::Vector>,
+    mask: PartReluMask<U::Vector>,
     sums: &mut [[U::Vector; 2]; 2],
 ) {
     let vector = simd.vector();
@@ -99,7 +100,7 @@ unsafe fn reduce<U: TileUnit, const PLANES: usize>(
         // SAFETY: the caller's tiles, of which `at` goes through the rows of a half.
         unsafe {
             let y = load::<U::Vector, PLANES>(vector, input, at);
-            let (low, high) = gate.mask::<PLANES>(vector, load::<U::Vector, PLANES>(vector, gradient, at), y, tile, at);
+            let (low, high) = mask.mask::<PLANES>(vector, load::<U::Vector, PLANES>(vector, gradient, at), y, tile, at);
             store::<U, PLANES>(simd, (low, high), gradient, at);
             sums[0][0] = sums[0][0].add(low);
             sums[0][1] = low.mul_add(y.0.sub(mean.0).mul(inv_std.0), sums[0][1]);
@@ -109,7 +110,8 @@ unsafe fn reduce<U: TileUnit, const PLANES: usize>(
     }
 }
 
-/// Adds vectors of sums to `[channel][2]` from `channel` on; channels that do not exist are dropped.
+/// Adds vectors of sums to `[channel][2]` from `channel` on; channels that do not exist are
+/// dropped.
 #[inline(always)]
 fn move_on<V: Vector>(sums: &[V; 2], totals: &mut [f64], channel: usize) {
     for (which, sum) in sums.iter().enumerate() {

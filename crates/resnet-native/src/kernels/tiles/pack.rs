@@ -1,4 +1,5 @@
-//! Weights in the form that multiplies tiles: 16 rows of pairs of values read by 16 channels written.
+//! Weights in the form that multiplies tiles: 16 rows of pairs of values read by 16 channels
+//! written.
 
 use super::{Simd, Tile, TileUnit, Vector, store_planes, winograd};
 use crate::geometry::{Conv2d, Direction};
@@ -14,7 +15,8 @@ pub fn packed_len(gather: &Gather, planes: usize) -> usize {
     Tiling::new(gather.to).chunks() * chunk_len(gather, planes)
 }
 
-/// Words of the weights that write one chunk of channels: `[kernel row][way to meet][block][plane]` tiles.
+/// Words of the weights that write one chunk of channels: `[kernel row][way to meet][block][plane]`
+/// tiles.
 pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
     gather.kernel * gather.tiles.weights.len() * Tiling::new(gather.from).blocks * planes * TILE
 }
@@ -45,8 +47,8 @@ pub fn pack<U: TileUnit, const PLANES: usize>(simd: Simd<U>, weights: Pack<'_>) 
     }
 }
 
-/// The weights `[16 read][16 written]` that half a tile meets in a kernel's row and column; zeros where a
-/// channel or the column does not exist.
+/// The weights `[16 read][16 written]` that half a tile meets in a kernel's row and column; zeros
+/// where a channel or the column does not exist.
 fn half_tile(
     gather: &Gather,
     weights: &[f32],
@@ -79,8 +81,9 @@ pub fn gradient_len(conv: &Conv2d) -> usize {
     conv.taps() * Tiling::new(conv.input()).chunks() * Tiling::new(conv.output()).chunks() * TILE
 }
 
-/// Puts a gradient summed in tiles `[row][column][input chunk][output chunk][16 inputs][16 outputs]` in the
-/// order of the weights, for the outputs from `first` on that `gradient` has room for.
+/// Puts a gradient summed in tiles `[row][column][input chunk][output chunk][16 inputs][16
+/// outputs]` in the order of the weights, for the outputs from `first` on that `gradient` has room
+/// for.
 pub fn unpack_gradient(conv: &Conv2d, tiles: &[f32], first: usize, gradient: &mut [f32]) {
     let taps = conv.taps();
     let (in_chunks, out_chunks) = (Tiling::new(conv.input()).chunks(), Tiling::new(conv.output()).chunks());

@@ -4,7 +4,8 @@ use super::{Simd, TileUnit, plane_products};
 use crate::layout::LANE_GROUP;
 use crate::layout::tiles::HALF;
 
-/// Keeps four tiles of sums busy; returns the multiply-adds done, each of which takes the products of all planes.
+/// Keeps four tiles of sums busy; returns the multiply-adds done, each of which takes the products
+/// of all planes.
 #[inline(always)]
 pub fn peak<U: TileUnit, const PLANES: usize>(simd: Simd<U>, rounds: usize) -> u64 {
     let mut unit = U::new(simd);

@@ -1,10 +1,10 @@
-//! The rows that a convolution reads, in planes: where they are stored, or worked out and kept for as long as
-//! they are needed.
+//! The rows that a convolution reads, in planes: where they are stored, or computed and kept for as
+//! long as they are needed.
 
 use std::ops::Range;
 
-use super::operand::{Part, Steps, Values, Visitor};
-use super::{Simd, Tile, TileUnit, Vector, store_planes};
+use super::operand::TileOperand;
+use super::{Simd, Tile, TileUnit};
 use crate::layout::tiles::{HALF, TILE, Tiling};
 use resnet_graph::Shape;
 
@@ -24,9 +24,9 @@ pub fn row_steps(
     })
 }
 
-/// Rows of a group.
+/// Rows of an operand.
 pub struct Rows<'a, const PLANES: usize> {
-    values: Values<'a>,
+    operand: TileOperand<'a>,
     tiling: Tiling,
     /// Where the rows are: row `y` in place `y & places`.
     first: *const f32,
@@ -37,19 +37,21 @@ pub struct Rows<'a, const PLANES: usize> {
 
 impl<'a, const PLANES: usize> Rows<'a, PLANES> {
     /// Tiles of scratch that it takes to keep some rows.
-    pub fn scratch_len(values: &Values<'_>, shape: Shape, kept: usize) -> usize {
+    pub fn scratch_len(operand: &TileOperand<'_>, shape: Shape, kept: usize) -> usize {
         let ring = kept.next_power_of_two() * Tiling::new(shape).row_tiles() * PLANES;
-        if values.direct::<PLANES>().is_some() { 0 } else { ring }
+        if operand.direct::<PLANES>().is_some() { 0 } else { ring }
     }
 
-    /// Rows of some values, none prepared yet; `ring` has the [length](Self::scratch_len) for those kept.
-    pub fn new(values: Values<'a>, shape: Shape, kept: usize, ring: &'a mut [Tile]) -> Self {
-        let (first, places) = match values.direct::<PLANES>() {
+    /// Rows of an operand, none prepared yet; `ring` has the [length](Self::scratch_len) for those
+    /// kept.
+    pub fn new(operand: TileOperand<'a>, shape: Shape, kept: usize, ring: &'a mut [Tile]) -> Self {
+        let (first, places) = match operand.direct::<PLANES>() {
             Some(stored) => (stored, usize::MAX),
-            // A power of two, for a division would cost as much as the tiles that wait for its result.
+            // A power of two, for a division would cost as much as the tiles that wait for its
+            // result.
             None => (ring.as_ptr().cast(), kept.next_power_of_two() - 1),
         };
-        Self { values, tiling: Tiling::new(shape), first, places, ring }
+        Self { operand, tiling: Tiling::new(shape), first, places, ring }
     }
 
     /// The first tile of a row that is stored or prepared.
@@ -61,51 +63,25 @@ impl<'a, const PLANES: usize> Rows<'a, PLANES> {
     /// Prepares a row, in place of the one that is as many rows before it as there are places.
     ///
     /// # Safety
-    /// The row lies inside the source, which is of this shape.
+    /// The row lies inside the operand, which is of the shape given.
     #[inline(always)]
     pub unsafe fn prepare<U: TileUnit>(&mut self, simd: Simd<U>, y: usize) {
         if self.ring.is_empty() {
             return;
         }
         let tiles = self.tiling.row_tiles();
-        let used = self.values.images * HALF;
+        let used = self.operand.images * HALF;
         for index in 0..tiles {
             let first = ((y & self.places) * tiles + index) * PLANES;
             let planes = &mut self.ring[first..first + PLANES];
-            for channel in (0..HALF).step_by(U::Vector::LANES) {
-                let to = planes.as_mut_ptr().cast::<f32>().wrapping_add(channel);
-                let copy = Copy::<U> { tensors: self.values.tensors(), used, to, simd };
-                // SAFETY: the tile is one of the caller's row, and `to` one for each plane.
-                unsafe { self.values.visit::<_, PLANES>(simd.vector(), Part { row: y, tile: index, channel }, copy) };
-            }
+            let to = planes.as_mut_ptr().cast();
+            // SAFETY: the tile is one of the caller's row, and `to` is one for each plane.
+            unsafe { self.operand.copy::<U, PLANES, false>(simd, (y, index), to) };
             for plane in planes {
                 plane.0[used..].fill(0.0);
                 if self.tiling.halves(index / self.tiling.blocks) == 1 {
                     plane.clear_second_half();
                 }
-            }
-        }
-    }
-}
-
-/// Splits part of a tile into its planes.
-struct Copy<U> {
-    tensors: [*const f32; 2],
-    /// Words of the tile that belong to images.
-    used: usize,
-    to: *mut f32,
-    simd: Simd<U>,
-}
-
-impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Copy<U> {
-    #[inline(always)]
-    unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
-        let [first, second] = self.tensors.map(|tensor| tensor.wrapping_add(tile));
-        for image in (0..self.used).step_by(HALF) {
-            // SAFETY: the caller's part exists, and `to` has room for every plane of it.
-            unsafe {
-                let value = steps.image::<PLANES>(first, second, at + image);
-                store_planes::<U, PLANES>(self.simd, value, self.to.add(image));
             }
         }
     }

@@ -1,17 +1,17 @@
 //! The weight gradient of a convolution on tiles: a sum over pixels of products of 32 images, so
-//! two groups at a time. The output's gradient needs its groups put side by side, the input that and a
-//! transposition; rows of both are kept so for as long as they are needed.
+//! two groups at a time. The output's gradient needs its groups put side by side, the input that
+//! and a transposition; rows of both are kept so for as long as they are needed.
 
 use std::ops::Range;
 
-use super::operand::{Part, Steps, Values, Visitor};
+use super::interleave::interleave;
+use super::operand::TileOperand;
 use super::rows::row_steps;
-use super::{Pair, SCRATCH, Simd, Tile, TileUnit, Vector, ZERO, gradient_len, plane_products, store_planes};
+use super::{SCRATCH, Simd, Tile, TileUnit, Vector, ZERO, gradient_len, plane_products};
 use crate::geometry::Conv2d;
-use crate::kernels::{Source, WeightGradientBand};
-use crate::layout::tiles::{HALF, TILE, Tiling};
-use crate::layout::{LANE_GROUP, Layout, MAX_PLANES};
-use resnet_graph::Shape;
+use crate::kernels::{ConvOperands, WeightGradientBand};
+use crate::layout::tiles::{TILE, Tiling};
+use crate::layout::{Layout, MAX_PLANES};
 
 /// Columns of pixels, over whole rows, that the sums stay in registers for.
 const COLUMNS: usize = 32;
@@ -29,18 +29,25 @@ pub fn weight_gradient<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: We
     let inputs_kept = (rows_at_once - 1) * vertical.stride + vertical.kernel;
     let input_row = horizontal.input * input.chunks() * PLANES;
     let output_row = horizontal.output * output.chunks() * PLANES;
+    let groups = band.groups.iter();
+    let (input_groups, gradient_groups) = groups
+        .map(|&ConvOperands { input, output_gradient, images }| {
+            let input = TileOperand::new(input, images, band.conv.input());
+            (input, TileOperand::new(output_gradient, images, band.conv.output()))
+        })
+        .unzip();
     band.gradient.fill(0.0);
     let gradient = band.gradient.as_mut_ptr();
     let mut scratch = SCRATCH.take();
     let (inputs_len, outputs_len) = (inputs_kept * input_row, rows_at_once * output_row);
     scratch.resize(scratch.len().max(inputs_len + outputs_len), Tile::ZERO);
     let (inputs, outputs) = scratch.split_at_mut(inputs_len);
-    let mut pass = Pass::<U, PLANES> {
+    let mut kernel = Kernel::<U, PLANES> {
         simd,
         unit: U::new(simd),
         conv: band.conv,
-        input_values: values(band.inputs, band.conv.input()),
-        gradient_values: values(band.output_gradients, band.conv.output()),
+        input_groups,
+        gradient_groups,
         input,
         output,
         inputs_kept,
@@ -48,34 +55,31 @@ pub fn weight_gradient<U: TileUnit, const PLANES: usize>(simd: Simd<U>, band: We
         outputs,
     };
     for (read, rows) in row_steps(band.rows, rows_at_once, |rows| band.conv.rows_read(rows)) {
-        // SAFETY: rows lie inside the band's tensors, scratch has room for them, and the gradient for all weights.
+        // SAFETY: rows lie inside the band's tensors, scratch has room for them, and the gradient
+        // for all weights.
         unsafe {
             for row in read {
-                pass.prepare_input(row);
+                kernel.prepare_input(row);
             }
             for (slot, row) in rows.clone().enumerate() {
-                pass.prepare_output(row, slot);
+                kernel.prepare_output(row, slot);
             }
-            pass.add_rows(rows, gradient);
+            kernel.add_rows(rows, gradient);
         }
     }
-    drop(pass);
+    drop(kernel);
     SCRATCH.set(scratch);
 }
 
-/// The values of some groups.
-fn values<'a>(groups: &[Source<'a>], shape: Shape) -> Vec<Values<'a>> {
-    groups.iter().map(|&group| Values::new(group, shape)).collect()
-}
-
-struct Pass<'a, U, const PLANES: usize> {
+/// The matrix unit and what it works on.
+struct Kernel<'a, U, const PLANES: usize> {
     simd: Simd<U>,
     unit: U,
     conv: &'a Conv2d,
     /// The input in each group.
-    input_values: Vec<Values<'a>>,
+    input_groups: Vec<TileOperand<'a>>,
     /// The gradient of the output in each group.
-    gradient_values: Vec<Values<'a>>,
+    gradient_groups: Vec<TileOperand<'a>>,
     input: Tiling,
     output: Tiling,
     /// Rows of the input that `inputs` has room for.
@@ -86,135 +90,7 @@ struct Pass<'a, U, const PLANES: usize> {
     outputs: &'a mut [Tile],
 }
 
-/// Puts a tile of one or two groups side by side: the first halves of both into the planes of `halves[0]`, the
-/// second halves into those of `halves[1]`.
-///
-/// # Safety
-/// The tile exists, and so do the planes.
-#[inline(always)]
-unsafe fn zip<U: TileUnit, const PLANES: usize>(
-    simd: Simd<U>,
-    groups: &[Values<'_>],
-    row: usize,
-    tile: usize,
-    halves: [*mut f32; 2],
-) {
-    let second = &groups[groups.len() - 1];
-    let images = [groups[0].images, if groups.len() == 2 { second.images } else { 0 }];
-    for channel in (0..HALF).step_by(U::Vector::LANES) {
-        let halves = halves.map(|half| half.wrapping_add(channel));
-        let zip = Zip { groups: [groups[0].tensors(), second.tensors()], images, halves, simd };
-        // SAFETY: the caller's tile exists in both groups, and the halves have room for every plane.
-        unsafe { groups[0].visit::<_, PLANES>(simd.vector(), Part { row, tile, channel }, zip) };
-    }
-}
-
-/// Puts part of a tile of two groups side by side.
-struct Zip<U> {
-    /// The tensors of each.
-    groups: [[*const f32; 2]; 2],
-    images: [usize; 2],
-    halves: [*mut f32; 2],
-    simd: Simd<U>,
-}
-
-impl<U: TileUnit, const PLANES: usize> Visitor<U::Vector, PLANES> for Zip<U> {
-    #[inline(always)]
-    unsafe fn visit<S: Steps<U::Vector>>(self, tile: usize, at: usize, steps: S) {
-        let groups = self.groups.map(|tensors| tensors.map(|tensor| tensor.wrapping_add(tile)));
-        let zip = Self { groups, ..self };
-        // SAFETY: the caller's part exists, and images have a row in it.
-        unsafe {
-            for image in 0..zip.images[0].min(zip.images[1]) {
-                let (a, b) = (zip.image::<S, PLANES>(0, at, image, steps), zip.image::<S, PLANES>(1, at, image, steps));
-                zip.store::<PLANES>(image, a, b);
-            }
-            for image in zip.images[0].min(zip.images[1])..LANE_GROUP {
-                let nothing = (zip.simd.vector().zero(), zip.simd.vector().zero());
-                let a = if image < zip.images[0] { zip.image::<S, PLANES>(0, at, image, steps) } else { nothing };
-                let b = if image < zip.images[1] { zip.image::<S, PLANES>(1, at, image, steps) } else { nothing };
-                zip.store::<PLANES>(image, a, b);
-            }
-        }
-    }
-}
-
-impl<U: TileUnit> Zip<U> {
-    /// The values of an image of a group.
-    ///
-    /// # Safety
-    /// The group's tensors have a tile at their pointers.
-    #[inline(always)]
-    unsafe fn image<S: Steps<U::Vector>, const PLANES: usize>(
-        &self,
-        group: usize,
-        at: usize,
-        image: usize,
-        steps: S,
-    ) -> Pair<U::Vector> {
-        let [first, second] = self.groups[group];
-        // SAFETY: the caller's tile has a row for each of 16 images.
-        unsafe { steps.image::<PLANES>(first, second, at + image * HALF) }
-    }
-
-    /// Stores the values of an image of each group.
-    ///
-    /// # Safety
-    /// There is room for the tiles' planes.
-    #[inline(always)]
-    unsafe fn store<const PLANES: usize>(&self, image: usize, a: Pair<U::Vector>, b: Pair<U::Vector>) {
-        // SAFETY: the caller's planes have a row for each of 16 images.
-        unsafe {
-            store_planes::<U, PLANES>(self.simd, (a.0, b.0), self.halves[0].add(image * HALF));
-            store_planes::<U, PLANES>(self.simd, (a.1, b.1), self.halves[1].add(image * HALF));
-        }
-    }
-}
-
-/// [`zip`] for words in which both groups hold what is multiplied.
-///
-/// # Safety
-/// All are tiles.
-#[inline(always)]
-unsafe fn zip_words<V: Vector>(simd: Simd<V>, groups: [*const f32; 2], halves: [*mut f32; 2]) {
-    for at in (0..TILE).step_by(V::LANES) {
-        // SAFETY: the caller's tiles, of which `at` is a vector.
-        unsafe {
-            let (first, second) = (simd.load(groups[0].add(at)), simd.load(groups[1].add(at)));
-            V::zip_low(first, second).store(halves[0].add(at));
-            V::zip_high(first, second).store(halves[1].add(at));
-        }
-    }
-}
-
-/// Whichever of the two a tile needs.
-///
-/// # Safety
-/// As [`zip`].
-#[inline(always)]
-unsafe fn side_by_side<U: TileUnit, const PLANES: usize>(
-    simd: Simd<U>,
-    groups: &[Values<'_>],
-    row: usize,
-    (tile, row_tiles): (usize, usize),
-    halves: [*mut f32; 2],
-) {
-    // SAFETY: the caller's tile and planes; a tile that is read as it is stored is one of words, in one plane.
-    unsafe {
-        match groups {
-            [first, second] => match (first.direct::<PLANES>(), second.direct::<PLANES>()) {
-                (Some(first), Some(second)) => {
-                    let at = (row * row_tiles + tile) * TILE;
-                    zip_words(simd.vector(), [first.add(at), second.add(at)], halves);
-                }
-                _ => zip::<U, PLANES>(simd, groups, row, tile, halves),
-            },
-            _ => zip::<U, PLANES>(simd, groups, row, tile, halves),
-        }
-    }
-}
-
-impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
+impl<U: TileUnit, const PLANES: usize> Kernel<'_, U, PLANES> {
     /// Puts a row of the input's groups side by side, transposed.
     ///
     /// # Safety
@@ -227,9 +103,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         for tile in 0..tiling.row_tiles() {
             let halves = zipped.each_mut().map(|planes| planes.as_mut_ptr().cast());
             // SAFETY: the tile is one of the caller's row, and each half has the most planes.
-            unsafe {
-                side_by_side::<U, PLANES>(self.simd, &self.input_values, row, (tile, tiling.row_tiles()), halves)
-            };
+            unsafe { interleave::<U, PLANES>(self.simd, &self.input_groups, row, (tile, tiling.row_tiles()), halves) };
             for (half, planes) in zipped.iter().enumerate() {
                 let Some(at) = place(tiling, tile, half, width) else { continue };
                 let to = &mut self.inputs[(slot + at) * PLANES..][..PLANES];
@@ -256,7 +130,7 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             });
             // SAFETY: the tile is one of the caller's row, and each half has all planes.
             unsafe {
-                side_by_side::<U, PLANES>(self.simd, &self.gradient_values, row, (tile, tiling.row_tiles()), halves)
+                interleave::<U, PLANES>(self.simd, &self.gradient_groups, row, (tile, tiling.row_tiles()), halves)
             };
         }
     }
@@ -277,7 +151,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
                 for input in (0..inputs).step_by(at_once) {
                     for output in (0..outputs).step_by(at_once) {
                         let job = Job { row, column, input, output };
-                        // SAFETY: the caller's rows are prepared, and each job's sums are part of the gradient.
+                        // SAFETY: the caller's rows are prepared, and each job's sums are part of
+                        // the gradient.
                         unsafe {
                             match (slides, inputs - input, outputs - output) {
                                 (true, ..) => self.slide(rows.clone(), job, gradient),
@@ -306,8 +181,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         unsafe { gradient.add(chunk * TILE) }
     }
 
-    /// The prepared rows that a row of the output's gradient and one of the kernel bring together; none beyond
-    /// the border.
+    /// The prepared rows that a row of the output's gradient and one of the kernel bring together;
+    /// none beyond the border.
     #[inline(always)]
     fn rows_of(&self, job: Job, y: usize, slot: usize) -> Option<(*const Tile, *const Tile)> {
         let (vertical, horizontal) = (self.conv.vertical, self.conv.horizontal);
@@ -319,8 +194,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
         Some((tile(self.inputs, input), tile(self.outputs, output)))
     }
 
-    /// Sums three columns of the kernel in registers 0 to 2. The window of input that they see moves by one tile
-    /// from pixel to pixel and stays in registers 3 to 5, which take turns.
+    /// Sums three columns of the kernel in registers 0 to 2. The window of input that they see
+    /// moves by one tile from pixel to pixel and stays in registers 3 to 5, which take turns.
     ///
     /// # Safety
     /// The rows are prepared and the sums exist; the stride is one.
@@ -358,7 +233,8 @@ impl<U: TileUnit, const PLANES: usize> Pass<'_, U, PLANES> {
             if column < horizontal.input { input.wrapping_add(column * inputs) } else { ZERO.as_ptr() }
         };
         let unit = &mut self.unit;
-        // SAFETY: the caller's rows are prepared; columns beyond the border are read from a tile of zeros.
+        // SAFETY: the caller's rows are prepared; columns beyond the border are read from a tile of
+        // zeros.
         unsafe {
             unit.load::<3>(tile(0).cast());
             unit.load::<4>(tile(1).cast());
@@ -472,7 +348,8 @@ unsafe fn step<U: TileUnit, const A: usize, const B: usize, const C: usize>(
     }
 }
 
-/// Which weights: row and first column of the kernel, first chunk of inputs and of outputs.
+/// Which weights are summed at a time: row and first column of the kernel, first chunk of inputs
+/// and of outputs.
 #[derive(Clone, Copy)]
 struct Job {
     row: usize,

@@ -1,8 +1,8 @@
 //! What becomes of a convolution's sums: tiles of its output, and sums over that for a batch norm.
 
-use super::channels::{PaddedGate, PerChannel};
+use super::channels::{PaddedReluMask, PerChannel};
 use super::{Pair, Simd, TileUnit, Vector, ZERO, load, padded, store_either};
-use crate::kernels::{ConvBand, Sums};
+use crate::kernels::{ConvBand, Epilogue};
 use crate::layout::tiles::{HALF, TILE, Tiling, stored_tile};
 
 /// Tiles that are summed in single precision before the sums move on to double.
@@ -15,7 +15,7 @@ pub struct Writer<'a, const PLANES: usize> {
     accumulate: bool,
     /// Whether tiles are written with non-temporal stores.
     non_temporal: bool,
-    measure: Measure<'a>,
+    sums: BandSums<'a>,
 }
 
 /// A tile of a band.
@@ -33,8 +33,9 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
     /// Writes a band's output, and takes its sums.
     pub fn new(band: ConvBand<'a>) -> Self {
         let (tiling, non_temporal) = (Tiling::new(band.gather.to), band.non_temporal());
-        let ConvBand { output, accumulate, sums, .. } = band;
-        Self { output, tiling, accumulate, non_temporal, measure: Measure::new(sums, tiling) }
+        let ConvBand { output, accumulate, epilogue, images, sums, .. } = band;
+        let sums = BandSums::new(epilogue, images, tiling, sums);
+        Self { output, tiling, accumulate, non_temporal, sums }
     }
 
     /// Writes a tile, given as floats half by half; a half without a pixel becomes zero.
@@ -49,30 +50,30 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
         let filled = if halves == 2 { values } else { [values[0], ZERO[0].as_ptr()] };
         // SAFETY: the caller's place and tiles.
         unsafe {
-            if let Factors::Gradient { .. } = self.measure.factors {
-                self.store_gradient(simd, filled, at, place.block);
+            if let TileEpilogue::NormReduction { .. } = self.sums.epilogue {
+                self.store_masked(simd, filled, at, place.block);
             } else {
                 self.store(simd, filled, at);
-                self.measure.add(simd.vector(), values, place.block, halves);
+                self.sums.add_moments(simd.vector(), values, place.block, halves);
             }
         }
     }
 
     /// Ends a row of a block.
     pub fn end_row(&mut self, block: usize) {
-        self.measure.end_row(block);
+        self.sums.end_row(block);
     }
 
     /// Ends a block, to which the band may come back.
     pub fn end_block(&mut self, block: usize) {
-        self.measure.flush(block);
+        self.sums.flush(block);
     }
 
     /// Gives the sums out.
     #[inline(always)]
     pub fn finish<V: Vector>(mut self, simd: Simd<V>) {
         V::fence(simd);
-        self.measure.finish();
+        self.sums.finish();
     }
 
     /// Rounds values to their tile.
@@ -84,8 +85,8 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
         let vector = simd.vector();
         let output = self.output.as_mut_ptr().wrapping_add(at);
         for part in (0..TILE).step_by(U::Vector::LANES) {
-            // SAFETY: the caller's tiles, of which `part` is a vector; where stores are non-temporal the band begins
-            // a line, and tiles are whole lines.
+            // SAFETY: the caller's tiles, of which `part` is a vector; where stores are
+            // non-temporal the band begins a line, and tiles are whole lines.
             unsafe {
                 let (mut low, mut high) = (vector.load(low.add(part)), vector.load(high.add(part)));
                 if self.accumulate {
@@ -97,12 +98,13 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
         }
     }
 
-    /// Masks values by the ReLU, rounds them to their tile and sums them for a batch norm's gradient.
+    /// Masks values by the ReLU, rounds them to their tile and sums them for a batch norm's
+    /// gradient.
     ///
     /// # Safety
     /// As for [`store`](Self::store).
     #[inline(always)]
-    unsafe fn store_gradient<U: TileUnit>(
+    unsafe fn store_masked<U: TileUnit>(
         &mut self,
         simd: Simd<U>,
         [low, high]: [*const f32; 2],
@@ -111,15 +113,18 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
     ) {
         let vector = simd.vector();
         let output = self.output.as_mut_ptr().wrapping_add(at);
-        let Measure { factors: Factors::Gradient { mean, gate, input }, block: totals, .. } = &mut self.measure else {
+        let BandSums { epilogue: TileEpilogue::NormReduction { mean, mask, input }, block: totals, .. } =
+            &mut self.sums
+        else {
             return;
         };
         for part in (0..HALF).step_by(U::Vector::LANES) {
             let mean: Pair<U::Vector> = mean.load(vector, block, part);
-            let gate = gate.load(vector, block, part);
+            let mask = mask.load(vector, block, part);
             let mut sums = [vector.zero(); 4];
-            // SAFETY: as in `store`; the batch norm's input, and the ReLU's output where there is one, have a tile
-            // where the band has one, and the totals have 16 channels for each sum.
+            // SAFETY: as in `store`; the batch norm's input, and the ReLU's output where there is
+            // one, have a tile where the band has one, and the totals have 16 channels for each
+            // sum.
             unsafe {
                 for image in (part..TILE).step_by(HALF) {
                     let mut g = (vector.load(low.add(image)), vector.load(high.add(image)));
@@ -128,7 +133,7 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
                         g = (g.0.add(before.0), g.1.add(before.1));
                     }
                     let y = load::<U::Vector, PLANES>(vector, input.add(at), image);
-                    let g = gate.mask::<PLANES>(vector, g, y, at, image);
+                    let g = mask.mask::<PLANES>(vector, g, y, at, image);
                     store_either::<U, PLANES>(simd, g, output, image, self.non_temporal);
                     sums[0] = sums[0].add(g.0);
                     sums[1] = g.0.mul_add(y.0.sub(mean.0), sums[1]);
@@ -144,10 +149,9 @@ impl<'a, const PLANES: usize> Writer<'a, PLANES> {
     }
 }
 
-/// [`Sums`] over a band's output, added up block by block.
-struct Measure<'a> {
-    sums: Sums<'a>,
-    factors: Factors<'a>,
+/// What an [`Epilogue`] sums over a band's output, added up block by block.
+struct BandSums<'a> {
+    epilogue: TileEpilogue<'a>,
     tiling: Tiling,
     /// Of the current block.
     block: BlockSums,
@@ -155,37 +159,41 @@ struct Measure<'a> {
     totals: Vec<f64>,
     /// Tiles since the sums moved on.
     tiles: usize,
+    /// The epilogue as the band has it.
+    given: Epilogue<'a>,
+    /// Where the sums go, `[channel][2]`.
+    sums: &'a mut [f64],
 }
 
-/// What is summed.
-enum Factors<'a> {
-    Nothing,
+/// An [`Epilogue`] with its channels' values filled up to whole tiles.
+enum TileEpilogue<'a> {
+    None,
     /// `y - pivot` and its square, over some images.
     Moments {
         pivot: Vec<f32>,
         images: usize,
     },
     /// `g`, masked, and `g * (input - mean)`.
-    Gradient {
+    NormReduction {
         mean: PerChannel,
-        gate: PaddedGate<'a>,
+        mask: PaddedReluMask<'a>,
         input: *const f32,
     },
 }
 
-impl<'a> Measure<'a> {
-    fn new(sums: Sums<'a>, tiling: Tiling) -> Self {
-        let factors = match &sums {
-            Sums::None => Factors::Nothing,
-            Sums::Moments(moments) => Factors::Moments { pivot: padded(moments.pivot), images: moments.images },
-            Sums::Gradient(reduction) => Factors::Gradient {
-                mean: PerChannel::new(reduction.mean, tiling),
-                gate: PaddedGate::new(reduction.gate, tiling),
+impl<'a> BandSums<'a> {
+    fn new(given: Epilogue<'a>, images: usize, tiling: Tiling, sums: &'a mut [f64]) -> Self {
+        let epilogue = match given {
+            Epilogue::None => TileEpilogue::None,
+            Epilogue::Moments { pivot } => TileEpilogue::Moments { pivot: padded(pivot), images },
+            Epilogue::NormReduction(reduction) => TileEpilogue::NormReduction {
+                mean: PerChannel::new(&reduction.norm.mean, tiling),
+                mask: PaddedReluMask::new(reduction, tiling),
                 input: reduction.input.as_ptr(),
             },
         };
-        let totals = if let Factors::Nothing = factors { 0 } else { 4 * HALF * tiling.blocks };
-        Self { sums, factors, tiling, block: BlockSums([0.0; 4 * HALF]), totals: vec![0.0; totals], tiles: 0 }
+        let totals = vec![0.0; if given.sums_up() { 4 * HALF * tiling.blocks } else { 0 }];
+        Self { epilogue, tiling, block: BlockSums([0.0; 4 * HALF]), totals, tiles: 0, given, sums }
     }
 
     /// Adds the moments of a tile of the current block.
@@ -193,8 +201,8 @@ impl<'a> Measure<'a> {
     /// # Safety
     /// `values` are tiles of floats.
     #[inline(always)]
-    unsafe fn add<V: Vector>(&mut self, simd: Simd<V>, values: [*const f32; 2], block: usize, halves: usize) {
-        let Factors::Moments { pivot, images } = &self.factors else { return };
+    unsafe fn add_moments<V: Vector>(&mut self, simd: Simd<V>, values: [*const f32; 2], block: usize, halves: usize) {
+        let TileEpilogue::Moments { pivot, images } = &self.epilogue else { return };
         for (half, &values) in values.iter().enumerate().take(halves) {
             let chunk = if self.tiling.pixels == 2 { 0 } else { 2 * block + half };
             let pivot = &pivot[chunk * HALF..][..HALF];
@@ -223,13 +231,13 @@ impl<'a> Measure<'a> {
     /// holds two pixels.
     fn finish(&mut self) {
         let of = |chunk: usize, which: usize, lane: usize| self.totals[(chunk * 2 + which) * HALF + lane];
-        for (channel, sums) in self.sums.totals().chunks_exact_mut(2).enumerate() {
+        for (channel, sums) in self.sums.chunks_exact_mut(2).enumerate() {
             let (chunk, lane) = (channel / HALF, channel % HALF);
             for (which, sum) in sums.iter_mut().enumerate() {
                 *sum = of(chunk, which, lane) + if self.tiling.pixels == 2 { of(chunk + 1, which, lane) } else { 0.0 };
             }
         }
-        self.sums.finish();
+        self.given.finish(self.sums);
     }
 }
 
@@ -238,14 +246,16 @@ impl<'a> Measure<'a> {
 struct BlockSums([f32; 4 * HALF]);
 
 impl BlockSums {
-    /// Adds the moments of half a tile's images, four at a time: a single sum would wait for itself.
+    /// Adds the moments of half a tile's images, four at a time: a single sum would wait for
+    /// itself.
     ///
     /// # Safety
     /// `values` is a tile of floats, and `images` at most 16.
     #[inline(always)]
     unsafe fn add<V: Vector>(&mut self, simd: Simd<V>, half: usize, values: *const f32, pivot: &[f32], images: usize) {
         for part in (0..HALF).step_by(V::LANES) {
-            // SAFETY: a part is a vector of the 16 pivots, of an image's row in the caller's tile and of each sum.
+            // SAFETY: a part is a vector of the 16 pivots, of an image's row in the caller's tile
+            // and of each sum.
             unsafe {
                 let pivot = simd.load(pivot.as_ptr().add(part));
                 let mut sums = [[simd.zero(); 2]; 4];

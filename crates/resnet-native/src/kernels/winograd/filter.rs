@@ -4,8 +4,8 @@ use super::KERNEL;
 use crate::geometry::Direction;
 use crate::layout::gather::Gather;
 
-/// The row of the kernel through which channel `to` is written from `from`, in the order in which its taps meet pixels; the
-/// weights are `[out][in][tap]`.
+/// The row of the kernel through which channel `to` is written from `from`, in the order in which
+/// its taps meet pixels; the weights are `[out][in][tap]`.
 pub fn taps(gather: &Gather, weights: &[f32], [from, to]: [usize; 2], row: usize) -> [f32; KERNEL] {
     let pair = match gather.direction {
         Direction::Forward => to * gather.from.channels + from,

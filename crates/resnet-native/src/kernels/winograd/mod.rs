@@ -1,17 +1,19 @@
 //! Convolutions of 3x3 with step 1 in half the products: Winograd's method F(4, 3) along the rows
 //! (Lavin and Gray, arXiv:1509.09308, in one dimension).
 //!
-//! Four outputs `y` of a row, a *quad*, are what three taps `w` make of six inputs `d`: twelve products. As the
-//! coefficients of polynomials they follow from the values at six points, which take six:
+//! Four outputs `y` of a row, a *quad*, are what three taps `w` make of six inputs `d`: twelve
+//! products. As the coefficients of polynomials they follow from the values at six points, which
+//! take six:
 //!
 //! ```text
 //! y  = A' (G w * B' d)     forward, and the gradient with respect to the input with the taps turned round
 //! dw = G' (A dy * B' d)    the weight gradient
 //! ```
 //!
-//! `*` multiplies point by point and is summed over kernel rows and channels, or over rows, quads and images, before the
-//! matrix on its left is applied. The points are 0, infinity, a, -a, b and -b with a = sqrt(1/2) and b = sqrt(2):
-//! rounding loses 1.5 to 1.7 times what it loses in the plain sum, against 2.1 to 2.3 times with the usual 1 and 2.
+//! `*` multiplies point by point and is summed over kernel rows and channels, or over rows, quads
+//! and images, before the matrix on its left is applied. The points are 0, infinity, a, -a, b and
+//! -b with a = sqrt(1/2) and b = sqrt(2): rounding loses 1.5 to 1.7 times what it loses in the
+//! plain sum, against 2.1 to 2.3 times with the usual 1 and 2.
 
 mod filter;
 pub mod transform;
@@ -33,7 +35,8 @@ pub const WINDOW: usize = 6;
 /// Side of the kernel.
 pub const KERNEL: usize = 3;
 
-/// Channels on either side, and pixels of a row, below which the transformations take more than they save.
+/// Channels on either side, and pixels of a row, below which the transformations take more than
+/// they save.
 const WORTHWHILE: (usize, usize) = (8, 4);
 
 /// Whether a convolution is computed this way.
@@ -68,7 +71,8 @@ impl Row {
         Self { width: gather.from.width, pixel, padding }
     }
 
-    /// Where the pixels are that a quad reads, in a row at `row`; `zeros` has to stand for those beyond it.
+    /// Where the pixels are that a quad reads, in a row at `row`; `zeros` has to stand for those
+    /// beyond it.
     #[inline(always)]
     pub fn window(&self, quad: usize, row: *const f32, zeros: *const f32) -> [*const f32; WINDOW] {
         let first = (quad * QUAD) as isize - self.padding;

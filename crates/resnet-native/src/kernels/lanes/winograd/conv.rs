@@ -1,15 +1,16 @@
-//! Forward, and the gradient with respect to the input: one product of matrices for each point, `K` channels by `P` quads in registers.
+//! Forward, and the gradient with respect to the input: one product of matrices for each point, `K`
+//! channels by `P` quads in registers.
 
 use std::ops::Range;
 
-use super::super::conv::{Measured, Place, multiply};
+use super::super::conv::{Offsets, multiply};
 use super::super::rows::Rows;
 use super::super::{Simd, Vector};
 use super::pack::packed_len;
 use crate::geometry::Tap;
 use crate::kernels::winograd::transform::{self, Input, Transform};
 use crate::kernels::winograd::{KERNEL, POINTS, QUAD, Row, WINDOW};
-use crate::kernels::{ConvBand, Source, Sums};
+use crate::kernels::{ConvBand, Epilogue, NormValues, Operand};
 use crate::layout::gather::Gather;
 use crate::layout::{LANE_GROUP, Layout, lane_mask};
 use crate::memory::Scratch;
@@ -23,7 +24,7 @@ pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: Conv
     let gather = band.gather;
     let mut inputs = Inputs::new(gather);
     let mut sums = Scratch::take(POINTS * gather.to.channels.next_multiple_of(K) * P * LANE_GROUP);
-    let (input, weights, rows) = (band.input, band.weights, band.rows.clone());
+    let (input, images, weights, rows) = (band.input, band.images, band.weights, band.rows.clone());
     let mut writer = Writer::new(band);
     let quads = gather.to.width.div_ceil(QUAD);
     let read = gather.rows_read(rows.clone());
@@ -31,13 +32,13 @@ pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: Conv
     for (index, row) in rows.enumerate() {
         let taps = &gather.rows[row];
         let needed = taps.iter().map(|tap| tap.from + 1).max().unwrap_or(prepared);
-        inputs.prepare(simd, input, prepared..needed.max(prepared));
+        inputs.prepare(simd, (input, images), prepared..needed.max(prepared));
         prepared = needed.max(prepared);
         for first in (0..quads).step_by(P) {
             let product = Product { inputs: &mut inputs, taps, weights, channels: gather.to.channels, quad: first };
             let sums = sums.all();
-            // SAFETY: the taps' rows are prepared, packed weights hold all blocks at all points, and the sums have
-            // room for `P` quads of all channels; the row lies inside the band.
+            // SAFETY: the taps' rows are prepared, packed weights hold all blocks at all points,
+            // and the sums have room for `P` quads of all channels; the row lies inside the band.
             unsafe {
                 match P.min(quads - first) {
                     1 => product.run::<V, K, 1>(simd, sums),
@@ -50,11 +51,11 @@ pub fn conv<V: Vector, const K: usize, const P: usize>(simd: Simd<V>, band: Conv
         writer.flush_sums(simd);
     }
     V::fence(simd);
-    writer.sums_of_band.finish();
+    writer.epilogue.finish(writer.totals);
 }
 
-/// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place of a pixel. A row takes the
-/// place of the one three before it.
+/// Rows read, at the points: `[kernel row][point][quad][channel][16 images]`, after zeros in place
+/// of a pixel. A row takes the place of the one three before it.
 struct Inputs {
     row: Row,
     quads: usize,
@@ -75,20 +76,25 @@ impl Inputs {
         (1 + (y % KERNEL * POINTS + point) * self.quads + quad) * self.row.pixel
     }
 
-    /// Transforms some rows.
+    /// Transforms some rows of an operand in a lane group of some images.
     #[inline(always)]
-    fn prepare<V: Vector>(&mut self, simd: Simd<V>, source: Source<'_>, range: Range<usize>) {
+    fn prepare<V: Vector>(
+        &mut self,
+        simd: Simd<V>,
+        (operand, images): (Operand<&[f32], &NormValues>, usize),
+        range: Range<usize>,
+    ) {
         let Row { width, pixel, .. } = self.row;
         let len = width * pixel;
         for y in range {
-            let rows = Rows::new(simd, source, y..y + 1, len);
+            let rows = Rows::new(simd, operand, images, y..y + 1, len);
             let scratch = self.scratch.all().as_mut_ptr();
             for quad in 0..self.quads {
                 let from = self.row.window(quad, rows.group().wrapping_add(y * len), scratch);
                 let (to, point_len) = (scratch.wrapping_add(self.place(y, 0, quad)), self.quads * pixel);
                 for at in (0..pixel).step_by(V::LANES) {
-                    // SAFETY: a window is made of pixels of the row or of zeros, and scratch holds a pixel for the
-                    // quad at every point.
+                    // SAFETY: a window is made of pixels of the row or of zeros, and scratch holds
+                    // a pixel for the quad at every point.
                     unsafe {
                         let mut d = [simd.zero(); WINDOW];
                         for j in 0..WINDOW {
@@ -120,7 +126,8 @@ impl Product<'_> {
     /// Writes the sums of `P` quads: `[point][channel][quad][16 images]`.
     ///
     /// # Safety
-    /// The rows of the taps are prepared, the weights are packed by `K`, and `sums` has room for the quads.
+    /// The rows of the taps are prepared, the weights are packed by `K`, and `sums` has room for
+    /// the quads.
     #[inline(always)]
     unsafe fn run<V: Vector, const K: usize, const P: usize>(self, simd: Simd<V>, sums: &mut [f32]) {
         let inputs = self.inputs;
@@ -129,18 +136,18 @@ impl Product<'_> {
         let mut sum = sums.as_mut_ptr();
         let mut weights = self.weights.as_ptr();
         for point in 0..POINTS {
-            let mut places = [Place::default(); KERNEL];
-            for (place, tap) in places.iter_mut().zip(self.taps) {
-                *place = Place { input: inputs.place(tap.from, point, self.quad), weights: tap.kernel * row_len };
+            let mut offsets = [Offsets::default(); KERNEL];
+            for (offsets, tap) in offsets.iter_mut().zip(self.taps) {
+                *offsets = Offsets { input: inputs.place(tap.from, point, self.quad), weights: tap.kernel * row_len };
             }
-            let places = &places[..self.taps.len()];
+            let offsets = &offsets[..self.taps.len()];
             for _ in 0..self.channels.div_ceil(K) {
                 for part in (0..LANE_GROUP).step_by(V::LANES) {
-                    // SAFETY: the caller's rows are prepared for all quads, and the sums have room for `K` channels
-                    // of every block.
+                    // SAFETY: the caller's rows are prepared for all quads, and the sums have room
+                    // for `K` channels of every block.
                     unsafe {
                         let input = (inputs.scratch.all().as_ptr().add(part), pixel);
-                        let found = multiply::<V, K, P>(simd, places, input, weights, pixel / LANE_GROUP);
+                        let found = multiply::<V, K, P>(simd, offsets, input, weights, pixel / LANE_GROUP);
                         for k in 0..K {
                             for p in 0..P {
                                 found[k][p].store(sum.add((k * P + p) * LANE_GROUP + part));
@@ -163,26 +170,27 @@ struct Writer<'a> {
     accumulate: bool,
     /// Whether the output is written with non-temporal stores.
     non_temporal: bool,
-    measured: Measured<'a>,
-    /// One value a channel, where something is measured.
+    epilogue: Epilogue<'a>,
+    /// One value a channel, zeros where nothing is summed.
     pivot: Vec<f32>,
     mask: [f32; LANE_GROUP],
     /// Sums over a row, `[channel][2][16 images]`.
     sums: Scratch,
-    sums_of_band: Sums<'a>,
+    /// Sums over the band, `[channel][2]`, where the epilogue takes them.
+    totals: &'a mut [f64],
 }
 
 impl<'a> Writer<'a> {
     fn new(band: ConvBand<'a>) -> Self {
         let (Shape { channels, width, .. }, non_temporal) = (band.gather.to, band.non_temporal());
-        let ConvBand { output, accumulate, sums: mut sums_of_band, .. } = band;
-        sums_of_band.totals().fill(0.0);
-        let mut pivot = sums_of_band.pivot().to_vec();
+        let ConvBand { output, accumulate, epilogue, sums: totals, images, .. } = band;
+        totals.fill(0.0);
+        let mut pivot = epilogue.pivot().to_vec();
         pivot.resize(channels, 0.0);
         let mut sums = Scratch::take(2 * channels * LANE_GROUP);
         sums.all().fill(0.0);
-        let (measured, mask) = (Measured::of(&sums_of_band), lane_mask(sums_of_band.images()));
-        Self { output, channels, width, accumulate, non_temporal, measured, pivot, mask, sums, sums_of_band }
+        let mask = lane_mask(images);
+        Self { output, channels, width, accumulate, non_temporal, epilogue, pivot, mask, sums, totals }
     }
 
     /// Writes some quads of a row.
@@ -203,7 +211,8 @@ impl<'a> Writer<'a> {
         for channel in 0..self.channels {
             for part in (0..LANE_GROUP).step_by(V::LANES) {
                 let from = sums.as_ptr().wrapping_add(channel * quads.len() * LANE_GROUP + part);
-                // SAFETY: `from` is the channel's part of the caller's sums, and the pixels lie inside the row.
+                // SAFETY: `from` is the channel's part of the caller's sums, and the pixels lie
+                // inside the row.
                 unsafe { self.write_channel(simd, (from, point_len), first, pixels, channel, part) };
             }
         }
@@ -212,7 +221,8 @@ impl<'a> Writer<'a> {
     /// Writes the pixels of some quads, of one channel; `first` is the place of the first pixel.
     ///
     /// # Safety
-    /// From `from` on there are the channel's quads at every point, `point_len` apart; the pixels lie inside the band.
+    /// From `from` on there are the channel's quads at every point, `point_len` apart; the pixels
+    /// lie inside the band.
     #[inline(always)]
     unsafe fn write_channel<V: Vector>(
         &mut self,
@@ -225,7 +235,8 @@ impl<'a> Writer<'a> {
     ) {
         let output = self.output.as_mut_ptr();
         let first = first + channel * LANE_GROUP + part;
-        // SAFETY: the caller's quads and pixels exist; each channel has a pivot, and two times 16 lanes of sums.
+        // SAFETY: the caller's quads and pixels exist; each channel has a pivot, and two times 16
+        // lanes of sums.
         unsafe {
             let factors = [simd.splat(self.pivot[channel]), simd.load(self.mask.as_ptr().add(part))];
             let place = self.sums.all().as_mut_ptr().add(2 * channel * LANE_GROUP + part);
@@ -242,7 +253,7 @@ impl<'a> Writer<'a> {
                     }
                     let at = first + (quad + j) * self.channels * LANE_GROUP;
                     let value = if self.accumulate { y[j].add(simd.load(output.add(at))) } else { y[j] };
-                    let value = self.measured.add(simd, value, at, channel, factors, &mut sums);
+                    let value = self.epilogue.apply(simd, value, at, channel, factors, &mut sums);
                     value.store_either(output.add(at), self.non_temporal);
                 }
             }
@@ -254,7 +265,7 @@ impl<'a> Writer<'a> {
     /// Moves the sums of a row on to double precision.
     #[inline(always)]
     fn flush_sums<V: Vector>(&mut self, simd: Simd<V>) {
-        for (lanes, total) in self.sums.all().chunks_exact_mut(LANE_GROUP).zip(self.sums_of_band.totals()) {
+        for (lanes, total) in self.sums.all().chunks_exact_mut(LANE_GROUP).zip(&mut *self.totals) {
             for part in lanes.chunks_exact(V::LANES) {
                 // SAFETY: the part has as many floats as a vector.
                 *total += f64::from(unsafe { simd.load(part.as_ptr()) }.sum());

@@ -21,7 +21,8 @@ pub fn packed_len(gather: &Gather, block: usize) -> usize {
     gather.to.channels.next_multiple_of(block) * gather.from.channels * KERNEL * POINTS
 }
 
-/// Packs `[out][in][tap]` as `[point][written / block][kernel row][read][block]`; channels past the last are zero.
+/// Packs `[out][in][tap]` as `[point][written / block][kernel row][read][block]`; channels past the
+/// last are zero.
 pub fn pack(gather: &Gather, weights: &[f32], block: usize, packed: &mut [f32]) {
     let (read, written) = (gather.from.channels, gather.to.channels);
     let point_len = packed.len() / POINTS;
@@ -40,8 +41,8 @@ pub fn gradient_len(conv: &Conv2d) -> usize {
     conv.outputs * KERNEL * POINTS * conv.inputs
 }
 
-/// Applies `G'` to a gradient `[out][kernel row][point][in]`, for the outputs from `first` on that `gradient`, `[out][in][tap]`,
-/// has room for.
+/// Applies `G'` to a gradient `[out][kernel row][point][in]`, for the outputs from `first` on that
+/// `gradient`, `[out][in][tap]`, has room for.
 pub fn unpack_gradient(conv: &Conv2d, summed: &[f32], first: usize, gradient: &mut [f32]) {
     let inputs = conv.inputs;
     let rows = summed[first * KERNEL * POINTS * inputs..].chunks_exact(POINTS * inputs);

@@ -1,4 +1,5 @@
-//! The weight gradient: at each point, `K` outputs by `C` inputs stay in registers while the quads go by.
+//! The weight gradient: at each point, `K` outputs by `C` inputs stay in registers while the quads
+//! go by.
 
 use std::ops::Range;
 
@@ -12,17 +13,18 @@ use crate::kernels::winograd::{KERNEL, POINTS, QUAD, Row, WINDOW};
 use crate::layout::{LANE_GROUP, Layout};
 use crate::memory::Scratch;
 
-/// Quads summed at once: those of `K` outputs then stay in the first-level cache while the inputs go by.
+/// Quads summed at once: those of `K` outputs then stay in the first-level cache while the inputs
+/// go by.
 const QUADS: usize = 64;
 
-/// Points worked out at once: 0 and infinity, a and -a, or b and -b, which share most of the work.
+/// Points computed at once: 0 and infinity, a and -a, or b and -b, which share most of the work.
 const PAIR: usize = 2;
 
 /// Computes a band.
 #[inline(always)]
 pub fn weight_gradient<V: Vector, const K: usize, const C: usize>(simd: Simd<V>, band: WeightGradientBand<'_>) {
     band.check(Layout::Lanes, crate::kernels::lanes::SCHEDULE, gradient_len(band.conv));
-    let (conv, horizontal) = (band.conv, band.conv.horizontal);
+    let (conv, horizontal, group) = (band.conv, band.conv.horizontal, band.groups[0]);
     let input = Row { width: horizontal.input, pixel: conv.inputs * LANE_GROUP, padding: horizontal.padding as isize };
     let output = Row { width: horizontal.output, pixel: conv.outputs * LANE_GROUP, padding: 0 };
     let quads = output.width.div_ceil(QUAD);
@@ -31,10 +33,10 @@ pub fn weight_gradient<V: Vector, const K: usize, const C: usize>(simd: Simd<V>,
     for first in band.rows.clone().step_by(step) {
         let rows = first..(first + step).min(band.rows.end);
         let read = conv.rows_read(rows.clone());
-        let inputs = Rows::new(simd, band.inputs[0], read.clone(), input.width * input.pixel);
-        let gradients = Rows::new(simd, band.output_gradients[0], rows.clone(), output.width * output.pixel);
-        let x = Operand { row: input, rows: read, channels: 0..conv.inputs, group: inputs.group(), quads };
-        let g = Operand { row: output, rows, channels: band.outputs.clone(), group: gradients.group(), quads };
+        let inputs = Rows::new(simd, group.input, group.images, read.clone(), input.width * input.pixel);
+        let gradients = Rows::new(simd, group.output_gradient, group.images, rows.clone(), output.width * output.pixel);
+        let x = Factor { row: input, rows: read, channels: 0..conv.inputs, group: inputs.group(), quads };
+        let g = Factor { row: output, rows, channels: band.outputs.clone(), group: gradients.group(), quads };
         // SAFETY: `inputs` and `gradients` hold the rows named.
         unsafe {
             add_pair::<V, K, C, 0>(simd, conv, &x, &g, band.gradient);
@@ -52,15 +54,16 @@ pub fn weight_gradient<V: Vector, const K: usize, const C: usize>(simd: Simd<V>,
 unsafe fn add_pair<V: Vector, const K: usize, const C: usize, const INDEX: usize>(
     simd: Simd<V>,
     conv: &Conv2d,
-    x: &Operand,
-    g: &Operand,
+    x: &Factor,
+    g: &Factor,
     gradient: &mut [f32],
 ) {
     // SAFETY: the caller's rows are there.
     let (mut x_points, mut g_points) =
         unsafe { (x.at_points::<V, Input, C, INDEX>(simd), g.at_points::<V, Gradient, K, INDEX>(simd)) };
     for (point, kernel_row) in (0..PAIR).flat_map(|point| (0..KERNEL).map(move |kernel_row| (point, kernel_row))) {
-        // Rows of outputs that see a row of the input in this row of the kernel: `y + kernel_row - padding`.
+        // Rows of outputs that see a row of the input in this row of the kernel: `y + kernel_row -
+        // padding`.
         let padding = conv.vertical.padding;
         let seen = |y: usize| (y + kernel_row).checked_sub(padding).is_some_and(|from| from < conv.vertical.input);
         let Some(first) = g.rows.clone().find(|&y| seen(y)) else { continue };
@@ -94,7 +97,8 @@ unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
     count: usize,
 ) -> [[f32; C]; K] {
     const { assert!((K * C).is_multiple_of(4), "sums of lanes are taken four at a time") };
-    // SAFETY: the caller's quads exist, and `lanes` has room for a vector of 16 lanes at most for each sum.
+    // SAFETY: the caller's quads exist, and `lanes` has room for a vector of 16 lanes at most for
+    // each sum.
     unsafe {
         let mut sums = [[simd.zero(); C]; K];
         for quad in 0..count {
@@ -133,7 +137,7 @@ unsafe fn multiply<V: Vector, const K: usize, const C: usize>(
 }
 
 /// Some rows of one factor.
-struct Operand {
+struct Factor {
     row: Row,
     rows: Range<usize>,
     channels: Range<usize>,
@@ -142,7 +146,7 @@ struct Operand {
     quads: usize,
 }
 
-/// The same at a pair of points: `[point][channel / block][row][quad][block][16 images]`.
+/// A [`Factor`] at a pair of points: `[point][channel / block][row][quad][block][16 images]`.
 struct Points {
     rows: usize,
     /// Floats of a row of a block of channels.
@@ -159,8 +163,9 @@ impl Points {
     }
 }
 
-impl Operand {
-    /// Works out the values at a pair of points, in blocks of `BLOCK` channels; those past the last repeat it.
+impl Factor {
+    /// Transforms the rows to a pair of points, in blocks of `BLOCK` channels; those past the last
+    /// repeat it.
     ///
     /// # Safety
     /// Where the group begins if all its rows were there, those named are there.
@@ -185,8 +190,8 @@ impl Operand {
                         let channel = (self.channels.start + block * BLOCK + lane).min(self.channels.end - 1);
                         let place = (quad * BLOCK + lane) * LANE_GROUP;
                         for part in (0..LANE_GROUP).step_by(V::LANES) {
-                            // SAFETY: a window is made of pixels of the caller's row or of zeros, and each of the
-                            // two points has room for the quad.
+                            // SAFETY: a window is made of pixels of the caller's row or of zeros,
+                            // and each of the two points has room for the quad.
                             unsafe {
                                 let mut pixels = [simd.zero(); WINDOW];
                                 for j in 0..T::PIXELS {

@@ -1,10 +1,11 @@
-//! Forward, and the gradient with respect to the input: at each point, the sums of two quads of 32 channels, or of four of 16, stay in four
-//! registers while the rows of the kernel and the channels read go by. Fewer would wait for one another.
+//! Forward, and the gradient with respect to the input: at each point, the sums of two quads of 32
+//! channels, or of four of 16, stay in four registers while the rows of the kernel and the channels
+//! read go by. Fewer would wait for one another.
 
 use std::ops::Range;
 
 use super::super::conv::{multiply_tiles, rows_at_once};
-use super::super::operand::Values;
+use super::super::operand::TileOperand;
 use super::super::rows::row_steps;
 use super::super::writer::{Place, Writer};
 use super::super::{SCRATCH, Simd, Tile, TileUnit, Vector};
@@ -47,12 +48,12 @@ fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(simd: Simd<U>, band
     let mut scratch = SCRATCH.take();
     scratch.resize(scratch.len().max(rows_len + sums_len), Tile::ZERO);
     let (rows, sums) = scratch[..rows_len + sums_len].split_at_mut(rows_len);
-    let mut pass = Pass::<U, PLANES, NARROW> {
+    let mut kernel = Kernel::<U, PLANES, NARROW> {
         simd,
         unit: U::new(simd),
         gather,
         quads,
-        inputs: PointRows::new(Values::new(band.input, gather.from), gather, quads, kept, rows),
+        inputs: PointRows::new(TileOperand::new(band.input, band.images, gather.from), gather, quads, kept, rows),
         weights: band.weights,
         written,
         sums,
@@ -62,23 +63,23 @@ fn run<U: TileUnit, const PLANES: usize, const NARROW: bool>(simd: Simd<U>, band
     for (read, rows) in row_steps(all, rows_at_once, |rows| gather.rows_read(rows)) {
         for row in read {
             // SAFETY: rows read lie inside the input.
-            unsafe { pass.inputs.prepare(simd, row) };
+            unsafe { kernel.inputs.prepare(simd, row) };
         }
         for block in 0..written.blocks {
             // SAFETY: the rows are prepared and lie inside the band.
             unsafe {
-                pass.multiply(block, rows.clone());
-                pass.write(block, rows.clone());
+                kernel.multiply(block, rows.clone());
+                kernel.write(block, rows.clone());
             }
         }
     }
-    let Pass { writer, .. } = pass;
+    let Kernel { writer, .. } = kernel;
     writer.finish(simd.vector());
     SCRATCH.set(scratch);
 }
 
 /// The matrix unit and what it works on.
-struct Pass<'a, U, const PLANES: usize, const NARROW: bool> {
+struct Kernel<'a, U, const PLANES: usize, const NARROW: bool> {
     simd: Simd<U>,
     unit: U,
     gather: &'a Gather,
@@ -87,14 +88,15 @@ struct Pass<'a, U, const PLANES: usize, const NARROW: bool> {
     weights: &'a [f32],
     /// How the output is cut into tiles.
     written: Tiling,
-    /// Sums of a block's chunks, `[row][quad][point][chunk]`; then, at the first four points, its pixels.
+    /// Sums of a block's chunks, `[row][quad][point][chunk]`; then, at the first four points, its
+    /// pixels.
     sums: &'a mut [Tile],
     writer: Writer<'a, PLANES>,
     /// The band's first row.
     start: usize,
 }
 
-impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, NARROW> {
+impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Kernel<'_, U, PLANES, NARROW> {
     /// Sums up a block of channels of some rows at all points.
     ///
     /// # Safety
@@ -109,7 +111,8 @@ impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, N
             for quad in (0..self.quads).step_by(SUMS / self.halves()) {
                 for (slot, row) in rows.clone().enumerate() {
                     let at = At { slot, row, point, quad };
-                    // SAFETY: the caller's rows are prepared, and there are weights for each chunk at each point.
+                    // SAFETY: the caller's rows are prepared, and there are weights for each chunk
+                    // at each point.
                     unsafe {
                         match (self.halves(), self.quads - quad) {
                             (1, _) => self.multiply_four(at, weights),
@@ -144,7 +147,8 @@ impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, N
         let quads = [at.quad, if PAIR { at.quad + 1 } else { at.quad }];
         let sums = quads.map(|quad| self.sum(at.slot, quad, at.point));
         let unit = &mut self.unit;
-        // SAFETY: the caller's rows are prepared for every quad, and there is room for the sums of each.
+        // SAFETY: the caller's rows are prepared for every quad, and there is room for the sums of
+        // each.
         unsafe {
             unit.zero::<0>();
             unit.zero::<1>();
@@ -179,7 +183,8 @@ impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, N
         let quads = [0, 1, 2, 3].map(|further| (at.quad + further).min(self.quads - 1));
         let sums = quads.map(|quad| self.sum(at.slot, quad, at.point));
         let unit = &mut self.unit;
-        // SAFETY: the caller's rows are prepared for every quad, and there is room for the sums of each.
+        // SAFETY: the caller's rows are prepared for every quad, and there is room for the sums of
+        // each.
         unsafe {
             unit.zero::<0>();
             unit.zero::<1>();
@@ -221,13 +226,15 @@ impl<U: TileUnit, const PLANES: usize, const NARROW: bool> Pass<'_, U, PLANES, N
         for (slot, row) in (rows.start - self.start..rows.end - self.start).enumerate() {
             for first in (0..width).step_by(QUAD) {
                 let sums = self.sum(slot, first / QUAD, 0);
-                // SAFETY: a quad's sums are a tile for each half at each point, and the caller's rows are in the band.
+                // SAFETY: a quad's sums are a tile for each half at each point, and the caller's
+                // rows are in the band.
                 unsafe {
                     for half in 0..halves {
                         output(self.simd.vector(), sums.add(half * TILE), halves * TILE);
                     }
                     for x in (first..width.min(first + QUAD)).step_by(pixels) {
-                        // Of 16 channels the halves of a tile are two pixels, of more they are two chunks.
+                        // Of 16 channels the halves of a tile are two pixels, of more they are two
+                        // chunks.
                         let low = sums.add((x - first) * halves * TILE);
                         let place = Place { row, column: x / pixels, block };
                         self.writer.write(self.simd, place, [low, low.add(TILE)]);

@@ -1,9 +1,10 @@
-//! [`winograd`](plain)'s method on tiles: where a value is multiplied in more than one plane, products are most of the work. In
-//! one plane it is not used, for what is rounded to bf16 at the points is rounded once more.
+//! [`winograd`](plain)'s method on tiles: where a value is multiplied in more than one plane,
+//! products are most of the work. In one plane it is not used, for what is rounded to bf16 at the
+//! points is rounded once more.
 //!
-//! At a point, a *quad* (four outputs of a row) is what a pixel is elsewhere: a tile holds 32 channels of one quad in one plane.
-//! Of layers of up to 16 channels it holds two planes of the same channels, so that one product of tiles is two
-//! products of planes:
+//! At a point, a *quad* (four outputs of a row) is what a pixel is elsewhere: a tile holds 32
+//! channels of one quad in one plane. Of layers of up to 16 channels it holds two planes of the
+//! same channels, so that one product of tiles is two products of planes:
 //!
 //! ```text
 //! (x0, x1) (w0, w0) + (x0, x1) (w1, w1) + (x2, x0) (w0, w2)

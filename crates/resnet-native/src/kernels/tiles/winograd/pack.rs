@@ -13,7 +13,8 @@ pub fn packed_len(gather: &Gather, planes: usize) -> usize {
     POINTS * Tiling::new(gather.to).chunks() * chunk_len(gather, planes)
 }
 
-/// Words of the weights that write one chunk of channels at a point: `[kernel row][block][plane]` tiles.
+/// Words of the weights that write one chunk of channels at a point: `[kernel row][block][plane]`
+/// tiles.
 pub fn chunk_len(gather: &Gather, planes: usize) -> usize {
     KERNEL * Tiling::new(gather.from).blocks * planes * TILE
 }
@@ -47,7 +48,8 @@ pub fn pack<U: TileUnit, const PLANES: usize>(simd: Simd<U>, weights: Pack<'_>) 
     }
 }
 
-/// The taps of a row of the kernel, `[16 read][16 written]` each, for two chunks; zeros where a channel does not exist.
+/// The taps of a row of the kernel, `[16 read][16 written]` each, for two chunks; zeros where a
+/// channel does not exist.
 fn taps(gather: &Gather, weights: &[f32], (from, to): (usize, usize), row: usize) -> [Tile; KERNEL] {
     let mut tiles = [Tile::ZERO; KERNEL];
     let (read, written) = (gather.from.channels, gather.to.channels);

@@ -1,17 +1,17 @@
 //! Rows of what a convolution reads, at the points.
 
-use super::super::operand::{Part, Steps, Values, Visitor};
+use super::super::operand::TileOperand;
 use super::super::{Simd, Tile, TileUnit, Vector, ZERO, planes, store_planes};
 use super::{Window, input_tiles};
 use crate::kernels::winograd::transform::{Input, Transform};
 use crate::kernels::winograd::{POINTS, Row, WINDOW};
+use crate::layout::MAX_PLANES;
 use crate::layout::gather::Gather;
 use crate::layout::tiles::{HALF, TILE, Tiling, stored_tile};
-use crate::layout::{LANE_GROUP, MAX_PLANES};
 
-/// Rows of a group, kept for as long as they are needed.
+/// Rows of an operand at the points, kept for as long as they are needed.
 pub struct PointRows<'a, const PLANES: usize, const NARROW: bool> {
-    values: Values<'a>,
+    operand: TileOperand<'a>,
     tiling: Tiling,
     row: Row,
     quads: usize,
@@ -19,8 +19,8 @@ pub struct PointRows<'a, const PLANES: usize, const NARROW: bool> {
     places: usize,
     /// `[place][point][quad][block][tile]`.
     ring: &'a mut [Tile],
-    /// A row worked out in single precision: `[pixel][chunk]`.
-    worked_out: &'a mut [Tile],
+    /// A row in single precision: `[pixel][chunk]`.
+    single: &'a mut [Tile],
 }
 
 impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> {
@@ -34,13 +34,13 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
         kept * Self::row_tiles(gather, quads) + 2 * Tiling::new(gather.from).row_tiles()
     }
 
-    /// Rows of some values, none prepared yet; `kept` is a power of two and `scratch` has the [length](Self::scratch_len) for
-    /// as many.
-    pub fn new(values: Values<'a>, gather: &Gather, quads: usize, kept: usize, scratch: &'a mut [Tile]) -> Self {
+    /// Rows of an operand, none prepared yet; `kept` is a power of two and `scratch` has the
+    /// [length](Self::scratch_len) for as many.
+    pub fn new(operand: TileOperand<'a>, gather: &Gather, quads: usize, kept: usize, scratch: &'a mut [Tile]) -> Self {
         let tiling = Tiling::new(gather.from);
-        let (ring, worked_out) = scratch.split_at_mut(kept * Self::row_tiles(gather, quads));
+        let (ring, single) = scratch.split_at_mut(kept * Self::row_tiles(gather, quads));
         let row = Row::read(gather, tiling.chunks() * TILE);
-        Self { values, tiling, row, quads, places: kept - 1, ring, worked_out }
+        Self { operand, tiling, row, quads, places: kept - 1, ring, single }
     }
 
     /// Words from a quad to the next.
@@ -63,7 +63,7 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
     /// Prepares a row, in place of the one that is as many rows before it as there are places.
     ///
     /// # Safety
-    /// The row lies inside the source.
+    /// The row lies inside the operand.
     #[inline(always)]
     pub unsafe fn prepare<U: TileUnit>(&mut self, simd: Simd<U>, y: usize) {
         // SAFETY: the caller's row exists.
@@ -77,7 +77,8 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
                 let windows = [2 * block, 2 * block + 1]
                     .map(|chunk| self.row.window(quad, pixels.wrapping_add(chunk * TILE), ZERO[0].as_ptr()));
                 for at in (0..TILE).step_by(U::Vector::LANES) {
-                    // SAFETY: windows are made of whole tiles, and the ring has tiles for every point.
+                    // SAFETY: windows are made of whole tiles, and the ring has tiles for every
+                    // point.
                     unsafe {
                         if NARROW {
                             store_narrow::<_, PLANES>(points(vector, windows[0], at), to.add(at), point_len);
@@ -101,48 +102,15 @@ impl<'a, const PLANES: usize, const NARROW: bool> PointRows<'a, PLANES, NARROW> 
     #[inline(always)]
     unsafe fn pixels<U: TileUnit>(&mut self, simd: Simd<U>, y: usize) -> *const f32 {
         let tiles = self.tiling.row_tiles();
-        if let Some(stored) = self.values.stored().filter(|_| PLANES == MAX_PLANES) {
+        if let Some(stored) = self.operand.stored().filter(|_| PLANES == MAX_PLANES) {
             return stored.wrapping_add(y * tiles * stored_tile(PLANES));
         }
-        let to = self.worked_out.as_mut_ptr().cast::<f32>();
-        for tile in 0..tiles {
-            for channel in (0..HALF).step_by(U::Vector::LANES) {
-                let to = to.wrapping_add(2 * tile * TILE + channel);
-                let copy = Copy { tensors: self.values.tensors(), images: self.values.images, to, simd: simd.vector() };
-                // SAFETY: the tile is one of the caller's row, of which both halves have room in single precision.
-                unsafe { self.values.visit::<_, PLANES>(simd.vector(), Part { row: y, tile, channel }, copy) };
-            }
+        for (tile, halves) in self.single.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            // SAFETY: the tile is one of the caller's row, of which both halves have room.
+            unsafe { self.operand.copy::<U, PLANES, true>(simd, (y, tile), halves.as_mut_ptr().cast()) };
+            halves.iter_mut().for_each(|half| half.0[self.operand.images * HALF..].fill(0.0));
         }
-        to
-    }
-}
-
-/// Works out part of a tile, in single precision.
-struct Copy<V> {
-    tensors: [*const f32; 2],
-    images: usize,
-    to: *mut f32,
-    simd: Simd<V>,
-}
-
-impl<V: Vector, const PLANES: usize> Visitor<V, PLANES> for Copy<V> {
-    #[inline(always)]
-    unsafe fn visit<S: Steps<V>>(self, tile: usize, at: usize, steps: S) {
-        let [first, second] = self.tensors.map(|tensor| tensor.wrapping_add(tile));
-        for image in 0..LANE_GROUP {
-            let to = self.to.wrapping_add(image * HALF);
-            // SAFETY: the caller's part exists, and `to` has room for both halves of it.
-            unsafe {
-                let zero = self.simd.zero();
-                let value = if image < self.images {
-                    steps.image::<PLANES>(first, second, at + image * HALF)
-                } else {
-                    (zero, zero)
-                };
-                value.0.store(to);
-                value.1.store(to.add(TILE));
-            }
-        }
+        self.single.as_ptr().cast()
     }
 }
 
@@ -168,7 +136,8 @@ unsafe fn points<V: Vector>(simd: Simd<V>, window: [*const f32; WINDOW], at: usi
 unsafe fn store_narrow<V: Vector, const PLANES: usize>(points: Window<V>, to: *mut f32, point_len: usize) {
     for point in 0..POINTS {
         let planes = planes::<V, PLANES>(points[point]);
-        // SAFETY: the caller gives room in each tile of the point, which are one for two planes and two for three.
+        // SAFETY: the caller gives room in each tile of the point, which are one for two planes and
+        // two for three.
         unsafe {
             let to = to.add(point * point_len);
             V::zip_high(planes[0], planes[1]).store(to);
