@@ -139,8 +139,8 @@ impl MicroBatch {
         }
     }
 
-    /// weight gradient of a convolution and by its input, band by band: what both read is then still in
-    /// the cache for the second.
+    /// The gradients of a convolution with respect to weights and input, band by band: what both read
+    /// is then still in the cache for the second.
     fn conv_backward(&mut self, batch: BatchContext<'_>, node: NodeId, step: ConvGradients<Buffer>) {
         let layer = &batch.context.program.convs[step.conv];
         let (conv, kernels) = (&layer.conv, batch.context.kernels.of(layer.layout));
@@ -202,13 +202,13 @@ impl MicroBatch {
 /// What a convolution's backward pass takes of a group.
 struct ConvGroup<'a> {
     operands: ConvOperands<'a>,
-    /// Of the gradient with respect to the input.
+    /// The bands of the gradient with respect to the input.
     bands: vec::IntoIter<ConvOutput<'a>>,
 }
 
 impl<'a> ConvGroup<'a> {
-    /// From the group's memory, with the gradient with respect to the input in as many `bands`, each with sums of its own where a batch norm
-    /// wants them.
+    /// Takes them from the group's memory. The gradient with respect to the input comes in as many
+    /// `bands`, each with sums of its own where a batch norm wants them.
     fn new(batch: BatchContext<'a>, step: ConvGradients<Buffer>, group: &'a mut LaneGroup, bands: usize) -> Self {
         let layer = &batch.context.program.convs[step.conv];
         let shape = layer.conv.input();
@@ -247,11 +247,11 @@ struct ConvJob<'a> {
     band: usize,
     /// Which part of the outputs' weights.
     part: usize,
-    /// Of each group.
+    /// The operands in each group.
     operands: Vec<ConvOperands<'a>>,
-    /// By the weights.
+    /// The part's gradient with respect to the weights, replaced.
     gradient: &'a mut [f32],
-    /// By the input, of each group.
+    /// The band's gradient with respect to the input in each group.
     written: Vec<ConvOutput<'a>>,
 }
 
@@ -270,7 +270,8 @@ struct ConvBackward<'a> {
 }
 
 impl ConvBackward<'_> {
-    /// Works on a band, and adds the nanoseconds that the weight gradients and by the input took.
+    /// Works on a band, and adds the nanoseconds that the two gradients took: with respect to the
+    /// weights, and to the input.
     fn run(&self, job: ConvJob<'_>, times: &[AtomicU64; 2]) {
         let (layer, context) = (self.layer, self.batch.context);
         let kernels = context.kernels.of(layer.layout);
