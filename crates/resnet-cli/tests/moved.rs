@@ -139,7 +139,9 @@ fn a_run_goes_on_with_data_that_have_moved() {
     photographs(&photos, &classes(3), 4);
     train(folder.path(), &[]);
     std::fs::rename(&photos, folder.path().join("elsewhere")).unwrap();
-    resnet(folder.path(), &["train", "--resume=runs/run"]).failure().stderr(contains("photos"));
+    resnet(folder.path(), &["train", "--resume=runs/run"])
+        .failure()
+        .stderr(contains("photos").and(contains("--data says where")));
     resnet(folder.path(), &["train", "--resume=runs/run", "--data=elsewhere", "--lr=1"])
         .failure()
         .stderr(contains("for data that have moved, --data"));

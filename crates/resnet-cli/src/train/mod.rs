@@ -149,7 +149,10 @@ fn resume(args: &Args, path: &Path) -> anyhow::Result<Run> {
     let mut config = dir.config()?;
     config.data = changes.data.clone().unwrap_or(config.data);
     check_speed(&config.engine, config.precision)?;
-    let splits = open(&config)?;
+    let splits = open(&config).with_context(|| match &changes.data {
+        Some(data) => format!("--data {data}"),
+        None => format!("cannot open the data of {}; if they have moved, --data says where to", path.display()),
+    })?;
     Ok(Run::resume(dir, splits, changes)?)
 }
 
