@@ -1,8 +1,8 @@
 //! A trained network with all that using it takes.
 //!
 //! ```
-//! use resnet::arch::{Network, initial_state};
-//! use resnet::data::Preprocess;
+//! use resnet::arch::{Network, Shape, initial_state};
+//! use resnet::data::{Framing, Image, Preprocess, Scratch};
 //! use resnet::engine::Options;
 //! use resnet::model::Model;
 //!
@@ -17,10 +17,11 @@
 //!
 //! let model = Model::open(&file)?; // or the folder of a run
 //! let mut engine = model.engine(Options::default())?;
-//! let pixels = vec![128; model.network.input.len()];
-//! let mut image = vec![0.0; pixels.len()];
-//! model.preprocessing.apply(&pixels, &mut image);
-//! let logits = engine.infer(&image)?;
+//! let photograph = Image::new(Shape::new(3, 48, 64), vec![128; 3 * 48 * 64])?;
+//! let view = Framing::Fill.view(photograph.shape(), model.network.input);
+//! let mut input = vec![0.0; model.network.input.len()];
+//! model.preprocessing.render(&photograph, &view, &mut Scratch::default(), &mut input)?;
+//! let logits = engine.infer(&input)?;
 //! let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("ten classes");
 //! println!("{}", model.classes[best]);
 //! # Ok(())
