@@ -5,14 +5,14 @@ mod reference;
 
 use std::collections::HashMap;
 
-use reference::{noise, to_f64};
-use resnet_graph::{Graph, Part, Precision, Shape};
+use reference::network::{CLASSES, Shortcut, batch, graph, session};
+use reference::to_f64;
+use resnet_graph::{Part, Precision, Shape};
 use resnet_native::geometry::Conv2d;
-use resnet_native::{Isa, Options, Session};
+use resnet_native::{Isa, Options};
 
 const IMAGES: usize = 19;
 const INPUT: Shape = Shape::new(3, 6, 7);
-const CLASSES: usize = 4;
 const EPS: f64 = 1e-5;
 
 /// To the nearest number in bf16, ties to even.
@@ -23,54 +23,6 @@ fn round(value: f64) -> f64 {
 
 fn rounded(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     values.into_iter().map(round).collect()
-}
-
-/// What goes around a block where dimensions change; elsewhere the input itself, but in a plain network.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Shortcut {
-    Plain,
-    Pad,
-    Project,
-}
-
-/// A stem, a block of equal width, one of stride 2, and the head.
-fn graph(shortcut: Shortcut) -> Graph {
-    let mut graph = Graph::new(INPUT);
-    let stem = unit(&mut graph, ["conv1", "bn1"], Graph::INPUT, 5, 3, 1);
-    let stem = graph.relu("relu", stem);
-    let first = block(&mut graph, "layer1.0", stem, 5, 1, shortcut);
-    let second = block(&mut graph, "layer2.0", first, 9, 2, shortcut);
-    let pooled = graph.global_avg_pool("avgpool", second);
-    graph.linear("fc", pooled, CLASSES);
-    graph
-}
-
-fn unit(
-    graph: &mut Graph,
-    [conv, norm]: [&str; 2],
-    input: usize,
-    channels: usize,
-    kernel: usize,
-    stride: usize,
-) -> usize {
-    let conv = graph.conv(conv, input, channels, kernel, stride);
-    graph.batch_norm(norm, conv)
-}
-
-fn block(graph: &mut Graph, name: &str, input: usize, channels: usize, stride: usize, kind: Shortcut) -> usize {
-    let named = |part: &str| format!("{name}.{part}");
-    let first = unit(graph, [&named("conv1"), &named("bn1")], input, channels, 3, stride);
-    let first = graph.relu(&named("relu1"), first);
-    let second = unit(graph, [&named("conv2"), &named("bn2")], first, channels, 3, 1);
-    let names = [named("downsample.0"), named("downsample.1")];
-    let shortcut = match kind {
-        Shortcut::Plain => return graph.relu(&named("relu2"), second),
-        _ if stride == 1 => input,
-        Shortcut::Pad => graph.pad_shortcut(&named("downsample"), input, channels, stride),
-        Shortcut::Project => unit(graph, names.each_ref().map(String::as_str), input, channels, 1, stride),
-    };
-    let sum = graph.add(&named("add"), second, shortcut);
-    graph.relu(&named("relu2"), sum)
 }
 
 /// A convolution and its batch norm, as far as the backward pass needs them.
@@ -175,12 +127,12 @@ impl Reference {
         let inner2 = relu(&third.output);
         let fourth = self.forward(["layer2.0.conv2", "layer2.0.bn2"], inner2.clone(), third.conv.output(), 9, 3, 1);
         let wide = fourth.conv.output();
-        let projects = kind == Shortcut::Project;
+        let projects = kind == Shortcut::B;
         let side_names = ["layer2.0.downsample.0", "layer2.0.downsample.1"];
         let side = projects.then(|| self.forward(side_names, x1.clone(), shape, 9, 1, 2));
         let shortcut = match (kind, &side) {
             (_, Some(side)) => rounded(side.output.iter().copied()),
-            (Shortcut::Pad, None) => reference::pad_shortcut(&x1, shape, wide, 2),
+            (Shortcut::A, None) => reference::pad_shortcut(&x1, shape, wide, 2),
             _ => vec![0.0; fourth.output.len()],
         };
         let x2 = relu(&add(&fourth.output, &shortcut));
@@ -193,7 +145,7 @@ impl Reference {
         let inner = self.backward(&fourth, &g2, &g2);
         let of_side = match (kind, &side) {
             (_, Some(side)) => self.backward(side, &g2, &g2),
-            (Shortcut::Pad, None) => unpad(&g2, shape, wide, 2),
+            (Shortcut::A, None) => reference::pad_shortcut_backward(&g2, shape, wide, 2),
             _ => vec![0.0; x1.len()],
         };
         let of_main = self.backward_relu(&third, &inner, &inner2);
@@ -241,20 +193,6 @@ impl Reference {
     }
 }
 
-/// The gradient of option A's shortcut: what was dropped gets none.
-fn unpad(gradient: &[f64], narrow: Shape, wide: Shape, stride: usize) -> Vec<f64> {
-    let first = (wide.channels - narrow.channels) / 2;
-    let mut input = vec![0.0; IMAGES * narrow.len()];
-    for (plane, values) in input.chunks_mut(narrow.pixels()).enumerate() {
-        let (image, channel) = (plane / narrow.channels, plane % narrow.channels + first);
-        for (at, g) in gradient[(image * wide.channels + channel) * wide.pixels()..][..wide.pixels()].iter().enumerate()
-        {
-            values[at / wide.width * stride * narrow.width + at % wide.width * stride] = *g;
-        }
-    }
-    input
-}
-
 fn relu(values: &[f64]) -> Vec<f64> {
     rounded(values.iter().map(|v| v.max(0.0)))
 }
@@ -275,24 +213,17 @@ const TOLERANCE: f64 = 2e-3;
 #[test]
 fn gradients_in_bf16_are_those_of_the_same_network_rounded_in_the_same_places() {
     for (kind, isa) in
-        Isa::available().flat_map(|isa| [Shortcut::Plain, Shortcut::Pad, Shortcut::Project].map(|kind| (kind, isa)))
+        Isa::available().flat_map(|isa| [Shortcut::Plain, Shortcut::A, Shortcut::B].map(|kind| (kind, isa)))
     {
         check(kind, isa);
     }
 }
 
 fn check(kind: Shortcut, isa: Isa) {
-    let graph = graph(kind);
-    let pixels = noise(99, IMAGES * INPUT.len());
-    let labels: Vec<u32> = (0..IMAGES).map(|i| (i * 7 % CLASSES) as u32).collect();
+    let graph = graph(INPUT, kind);
+    let (pixels, labels) = batch(INPUT, IMAGES);
     let options = Options { threads: 2, isa: Some(isa), precision: Precision::Bf16 };
-    let mut session = Session::new(&graph, options).expect("a session");
-    for index in 0..session.tensors().len() {
-        let spec = session.tensors()[index].clone();
-        let centre = if spec.name.ends_with("bn1.weight") || spec.name.ends_with("running_var") { 1.5 } else { 0.0 };
-        let values: Vec<f32> = noise(index as u64 + 7, spec.len()).iter().map(|v| 0.5 * v + centre).collect();
-        session.set_values(index, &values);
-    }
+    let mut session = session(&graph, options);
     let tensors = session.tensors().clone();
     let parameters = tensors.parameters().map(|spec| (spec.name.clone(), to_f64(session.values(spec))));
     let mut exact = Reference { parameters: parameters.collect(), gradients: HashMap::new() };

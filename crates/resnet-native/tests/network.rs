@@ -5,73 +5,13 @@ mod reference;
 
 use std::collections::{HashMap, HashSet};
 
-use reference::{noise, to_f64};
-use resnet_graph::{Graph, NodeId, Outcome, ParamGroup, Part, Precision, Rule, Shape, Targets, Update};
+use reference::network::{CLASSES, Shortcut, batch, graph, session};
+use reference::to_f64;
+use resnet_graph::{Graph, Outcome, ParamGroup, Part, Precision, Rule, Shape, Targets, Update};
 use resnet_native::{Error, Isa, Options, Session};
 
+/// The last convolution is just large enough for Winograd's method.
 const INPUT: Shape = Shape::new(3, 7, 8);
-const CLASSES: usize = 4;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Shortcut {
-    Plain,
-    Pad,
-    Project,
-}
-
-/// A stem, a block of equal width and a block of stride 2: every layer and every shortcut in small. The last convolution is just
-/// large enough for Winograd's method.
-fn graph(kind: Shortcut) -> Graph {
-    let mut graph = Graph::new(INPUT);
-    let conv = graph.conv("conv1", Graph::INPUT, 5, 3, 1);
-    let norm = graph.batch_norm("bn1", conv);
-    let stem = graph.relu("relu", norm);
-    let first = block(&mut graph, "layer1.0", stem, 5, 1, kind);
-    let second = block(&mut graph, "layer2.0", first, 9, 2, kind);
-    let pooled = graph.global_avg_pool("avgpool", second);
-    graph.linear("fc", pooled, CLASSES);
-    graph
-}
-
-fn block(graph: &mut Graph, name: &str, input: NodeId, channels: usize, stride: usize, kind: Shortcut) -> NodeId {
-    let named = |part: &str| format!("{name}.{part}");
-    let conv1 = graph.conv(&named("conv1"), input, channels, 3, stride);
-    let bn1 = graph.batch_norm(&named("bn1"), conv1);
-    let relu1 = graph.relu(&named("relu1"), bn1);
-    let conv2 = graph.conv(&named("conv2"), relu1, channels, 3, 1);
-    let branch = graph.batch_norm(&named("bn2"), conv2);
-    let sum = match kind {
-        Shortcut::Plain => branch,
-        Shortcut::Pad if stride == 1 => graph.add(&named("add"), branch, input),
-        Shortcut::Pad => {
-            let padded = graph.pad_shortcut(&named("downsample"), input, channels, stride);
-            graph.add(&named("add"), branch, padded)
-        }
-        Shortcut::Project => {
-            let conv = graph.conv(&named("downsample.0"), input, channels, 1, stride);
-            let projected = graph.batch_norm(&named("downsample.1"), conv);
-            graph.add(&named("add"), branch, projected)
-        }
-    };
-    graph.relu(&named("relu2"), sum)
-}
-
-fn session(graph: &Graph, options: Options) -> Session {
-    let mut session = Session::new(graph, options).expect("a session");
-    for index in 0..session.tensors().len() {
-        let spec = session.tensors()[index].clone();
-        let mut values = noise(index as u64 + 7, spec.len());
-        let centre = if spec.name.ends_with("bn1.weight") || spec.name.ends_with("running_var") { 1.5 } else { 0.0 };
-        values.iter_mut().for_each(|value| *value = 0.5 * *value + centre);
-        session.set_values(index, &values);
-    }
-    session
-}
-
-fn batch(images: usize) -> (Vec<f32>, Vec<u32>) {
-    let labels = (0..images).map(|i| (i * 7 % CLASSES) as u32).collect();
-    (noise(99, images * INPUT.len()), labels)
-}
 
 fn step(session: &mut Session, pixels: &[f32], labels: &[u32], smoothing: f32) -> Outcome {
     session.forward_backward(pixels, &labels.to_vec().into(), smoothing, Part::WHOLE).expect("a step")
@@ -89,9 +29,9 @@ fn state(session: &Session) -> HashMap<String, Vec<f64>> {
 
 /// Loss and gradients of one pass, with the loss and the finite differences they should equal.
 fn check_gradients(kind: Shortcut, images: usize, smoothing: f32, isa: Isa) {
-    let graph = graph(kind);
+    let graph = graph(INPUT, kind);
     let mut session = session(&graph, Options { threads: 2, isa: Some(isa), ..Options::default() });
-    let (pixels, labels) = batch(images);
+    let (pixels, labels) = batch(INPUT, images);
     let mut values = state(&session);
     let outcome = step(&mut session, &pixels, &labels, smoothing);
     let pixels = to_f64(&pixels);
@@ -128,10 +68,10 @@ fn check_gradients(kind: Shortcut, images: usize, smoothing: f32, isa: Isa) {
 #[test]
 fn gradients_equal_finite_differences_on_every_instruction_set() {
     for isa in Isa::available() {
-        for kind in [Shortcut::Plain, Shortcut::Pad, Shortcut::Project] {
+        for kind in [Shortcut::Plain, Shortcut::A, Shortcut::C] {
             check_gradients(kind, 5, 0.0, isa);
         }
-        check_gradients(Shortcut::Pad, 18, 0.1, isa);
+        check_gradients(Shortcut::A, 18, 0.1, isa);
     }
 }
 
@@ -139,10 +79,10 @@ fn gradients_equal_finite_differences_on_every_instruction_set() {
 #[test]
 fn tf32_gives_the_gradients_of_single_precision_but_for_rounding() {
     const MOST: f64 = 0.01;
-    for (kind, images) in [(Shortcut::Plain, 40), (Shortcut::Pad, 64), (Shortcut::Project, 19)] {
+    for (kind, images) in [(Shortcut::Plain, 40), (Shortcut::A, 64), (Shortcut::C, 19)] {
         let gradients = |precision, isa| {
-            let mut session = session(&graph(kind), Options { threads: 2, isa: Some(isa), precision });
-            let (pixels, labels) = batch(images);
+            let mut session = session(&graph(INPUT, kind), Options { threads: 2, isa: Some(isa), precision });
+            let (pixels, labels) = batch(INPUT, images);
             let outcome = step(&mut session, &pixels, &labels, 0.0);
             let tensors = session.tensors().clone();
             let named: Vec<_> = tensors
@@ -168,9 +108,9 @@ fn tf32_gives_the_gradients_of_single_precision_but_for_rounding() {
 
 /// Parameters, statistics and gradients after a few steps, as bits.
 fn trained(threads: usize, precision: Precision, batches: &[usize]) -> Vec<u32> {
-    let mut session = session(&graph(Shortcut::Project), Options { threads, precision, isa: None });
+    let mut session = session(&graph(INPUT, Shortcut::C), Options { threads, precision, isa: None });
     for &images in batches {
-        let (pixels, labels) = batch(images);
+        let (pixels, labels) = batch(INPUT, images);
         step(&mut session, &pixels, &labels, 0.0);
         update(&mut session);
     }
@@ -195,11 +135,12 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn inference_does_not_depend_on_how_images_share_a_batch_or_on_threads() {
     for precision in Precision::ALL {
-        let mut session = session(&graph(Shortcut::Pad), Options { precision, ..Options::default() });
-        let (pixels, _) = batch(200);
+        let mut session = session(&graph(INPUT, Shortcut::A), Options { precision, ..Options::default() });
+        let (pixels, _) = batch(INPUT, 200);
         let together = session.infer(&pixels).expect("logits");
         for threads in [1, 3] {
-            let mut other = self::session(&graph(Shortcut::Pad), Options { threads, precision, isa: None });
+            let mut other =
+                reference::network::session(&graph(INPUT, Shortcut::A), Options { threads, precision, isa: None });
             assert_eq!(other.infer(&pixels).expect("logits"), together, "{threads} threads, {}", precision.name());
         }
         for (index, image) in pixels.chunks(INPUT.len()).enumerate().step_by(23) {
@@ -211,9 +152,9 @@ fn inference_does_not_depend_on_how_images_share_a_batch_or_on_threads() {
 
 #[test]
 fn inference_gives_the_logits_of_the_definition_with_running_statistics() {
-    for kind in [Shortcut::Plain, Shortcut::Pad, Shortcut::Project] {
-        let graph = graph(kind);
-        let (pixels, _) = batch(5);
+    for kind in [Shortcut::Plain, Shortcut::A, Shortcut::C] {
+        let graph = graph(INPUT, kind);
+        let (pixels, _) = batch(INPUT, 5);
         for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.03)] {
             for isa in Isa::available() {
                 let mut session = session(&graph, Options { threads: 2, isa: Some(isa), precision });
@@ -233,9 +174,9 @@ fn inference_gives_the_logits_of_the_definition_with_running_statistics() {
 
 #[test]
 fn a_network_cut_anywhere_infers_what_the_definition_gives_there() {
-    let (pixels, _) = batch(3);
-    for kind in [Shortcut::Plain, Shortcut::Pad, Shortcut::Project] {
-        let whole = graph(kind);
+    let (pixels, _) = batch(INPUT, 3);
+    for kind in [Shortcut::Plain, Shortcut::A, Shortcut::C] {
+        let whole = graph(INPUT, kind);
         let whole_session = session(&whole, Options::default());
         for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.05)] {
             for id in 1..whole.nodes().len() {
@@ -264,9 +205,9 @@ fn a_network_cut_anywhere_infers_what_the_definition_gives_there() {
 
 #[test]
 fn only_a_network_with_a_linear_end_trains() {
-    let whole = graph(Shortcut::Pad);
+    let whole = graph(INPUT, Shortcut::A);
     let mut session = session(&whole.until(whole.nodes().len() - 2), Options::default());
-    let (pixels, labels) = batch(2);
+    let (pixels, labels) = batch(INPUT, 2);
     let error = session.forward_backward(&pixels, &labels.into(), 0.0, Part::WHOLE).expect_err("no classes");
     assert!(error.to_string().contains("linear"), "{error}");
     assert_eq!(session.infer(&pixels).expect("features").len(), 2 * 9);
@@ -276,8 +217,8 @@ fn only_a_network_with_a_linear_end_trains() {
 
 #[test]
 fn each_half_is_made_when_it_is_first_needed() {
-    let mut session = session(&graph(Shortcut::Pad), Options::default());
-    let (pixels, labels) = batch(40);
+    let mut session = session(&graph(INPUT, Shortcut::A), Options::default());
+    let (pixels, labels) = batch(INPUT, 40);
     assert_eq!(session.arena_bytes(), 0);
     session.infer(&pixels).expect("logits");
     let inference = session.arena_bytes();
@@ -289,11 +230,11 @@ fn each_half_is_made_when_it_is_first_needed() {
 #[test]
 fn inference_follows_what_training_changes() {
     for precision in Precision::ALL {
-        let mut trained = session(&graph(Shortcut::Project), Options { precision, ..Options::default() });
-        let (pixels, labels) = batch(20);
+        let mut trained = session(&graph(INPUT, Shortcut::C), Options { precision, ..Options::default() });
+        let (pixels, labels) = batch(INPUT, 20);
         let logits_of = |session: &mut Session| session.infer(&pixels).expect("logits");
         let fresh_logits = |trained: &Session| {
-            let mut fresh = session(&graph(Shortcut::Project), Options { precision, ..Options::default() });
+            let mut fresh = session(&graph(INPUT, Shortcut::C), Options { precision, ..Options::default() });
             for index in 0..trained.tensors().len() {
                 fresh.set_values(index, trained.values(&trained.tensors()[index]));
             }
@@ -314,9 +255,9 @@ fn inference_follows_what_training_changes() {
 #[test]
 fn a_smaller_batch_after_a_larger_one_sees_nothing_of_it() {
     let gradients = |batches: &[usize]| {
-        let mut session = session(&graph(Shortcut::Pad), Options::default());
+        let mut session = session(&graph(INPUT, Shortcut::A), Options::default());
         for &images in batches {
-            let (pixels, labels) = batch(images);
+            let (pixels, labels) = batch(INPUT, images);
             step(&mut session, &pixels, &labels, 0.0);
         }
         session.gradients().to_vec()
@@ -330,9 +271,9 @@ fn a_smaller_batch_after_a_larger_one_sees_nothing_of_it() {
 #[test]
 fn a_profile_names_every_step_once_however_many_images_there_are() {
     for precision in Precision::ALL {
-        let mut session = session(&graph(Shortcut::Pad), Options { precision, ..Options::default() });
+        let mut session = session(&graph(INPUT, Shortcut::A), Options { precision, ..Options::default() });
         let mut steps = |images| {
-            let (pixels, labels) = batch(images);
+            let (pixels, labels) = batch(INPUT, images);
             step(&mut session, &pixels, &labels, 0.0);
             session
                 .profile()
@@ -351,12 +292,12 @@ fn a_profile_names_every_step_once_however_many_images_there_are() {
 #[test]
 fn gradients_of_pieces_add_up_to_those_of_the_whole_but_for_batch_norm() {
     // Of equal pieces, batch norm sees the same statistics in each and in the whole.
-    let (pixels, labels) = batch(6);
+    let (pixels, labels) = batch(INPUT, 6);
     let doubled = [pixels.as_slice(), &pixels].concat();
     let targets = [labels.as_slice(), &labels].concat().into();
-    let mut whole = session(&graph(Shortcut::Project), Options::default());
+    let mut whole = session(&graph(INPUT, Shortcut::C), Options::default());
     let outcome = whole.forward_backward(&doubled, &targets, 0.0, Part::WHOLE).expect("a step");
-    let mut pieces = session(&graph(Shortcut::Project), Options::default());
+    let mut pieces = session(&graph(INPUT, Shortcut::C), Options::default());
     for first in [true, false] {
         let part = Part { first, share: 0.5 };
         let piece = pieces.forward_backward(&pixels, &labels.clone().into(), 0.0, part).expect("a step");
@@ -370,8 +311,8 @@ fn gradients_of_pieces_add_up_to_those_of_the_whole_but_for_batch_norm() {
 
 #[test]
 fn parameter_groups_are_changed_each_by_its_own_rule() {
-    let mut session = session(&graph(Shortcut::Pad), Options::default());
-    let (pixels, labels) = batch(8);
+    let mut session = session(&graph(INPUT, Shortcut::A), Options::default());
+    let (pixels, labels) = batch(INPUT, 8);
     step(&mut session, &pixels, &labels, 0.0);
     let (before, gradients) = (session.parameters().to_vec(), session.gradients().to_vec());
     let ends = [0, before.len() / 3, before.len() / 2, before.len()];
@@ -399,8 +340,8 @@ fn parameter_groups_are_changed_each_by_its_own_rule() {
 
 #[test]
 fn batches_that_do_not_fit_are_refused_with_numbers() {
-    let mut session = session(&graph(Shortcut::Pad), Options::default());
-    let (pixels, labels) = batch(4);
+    let mut session = session(&graph(INPUT, Shortcut::A), Options::default());
+    let (pixels, labels) = batch(INPUT, 4);
     let refused = |result: Result<_, Error>| result.expect_err("a batch that does not fit").to_string();
     let mut step =
         |pixels: &[f32], targets: Targets| refused(session.forward_backward(pixels, &targets, 0.0, Part::WHOLE));
@@ -435,7 +376,7 @@ fn graphs_the_engine_cannot_run_are_refused_by_name() {
     shared.add("sum", norm, conv);
     assert!(refused(&shared).contains("bn1: batch norm must follow a convolution that nothing else reads"));
     assert!(refused(&Graph::new(INPUT)).contains("one convolution"));
-    let mut read_twice = graph(Shortcut::Pad);
+    let mut read_twice = graph(INPUT, Shortcut::A);
     read_twice.conv("other", Graph::INPUT, 4, 3, 1);
     assert!(refused(&read_twice).contains("one convolution"));
 }

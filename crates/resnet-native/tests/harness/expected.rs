@@ -111,22 +111,3 @@ pub fn im2col(conv: &Conv2d, images: &[f32]) -> Vec<f32> {
     }
     found
 }
-
-/// Option A's output for `x`, and the gradient of its input for `g`, by the definition.
-pub fn pad_shortcut(x: &[f32], g: &[f32], narrow: Shape, wide: Shape, stride: usize) -> (Vec<f32>, Vec<f32>) {
-    let images = x.len() / narrow.len();
-    let first = (wide.channels - narrow.channels) / 2;
-    let (mut padded, mut cut) = (vec![0.0; g.len()], vec![0.0; x.len()]);
-    for image in 0..images {
-        for channel in 0..narrow.channels {
-            for pixel in 0..wide.height * wide.width {
-                let (y, x_at) = (pixel / wide.width * stride, pixel % wide.width * stride);
-                let from = ((image * narrow.channels + channel) * narrow.height + y) * narrow.width + x_at;
-                let to = (image * wide.channels + first + channel) * wide.height * wide.width + pixel;
-                padded[to] = x[from];
-                cut[from] = g[to];
-            }
-        }
-    }
-    (padded, cut)
-}

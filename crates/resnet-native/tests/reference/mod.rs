@@ -5,6 +5,8 @@
 //! measured against.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod network;
+
 use resnet_graph::{Graph, Op, Shape};
 use resnet_native::geometry::Conv2d;
 
@@ -189,19 +191,31 @@ fn max_pool(input: &[f64], from: Shape, to: Shape, [kernel, stride, padding]: [u
     output
 }
 
-pub fn pad_shortcut(input: &[f64], from: Shape, to: Shape, stride: usize) -> Vec<f64> {
-    let images = input.len() / from.len();
-    let mut output = vec![0.0; images * to.len()];
-    let first = (to.channels - from.channels) / 2;
-    for image in 0..images {
-        for channel in 0..from.channels {
-            for (y, x) in pixels(to) {
-                let source = ((image * from.channels + channel) * from.height + y * stride) * from.width + x * stride;
-                output[((image * to.channels + first + channel) * to.height + y) * to.width + x] = input[source];
-            }
-        }
-    }
+/// Option A's output for `input`, `[images]` of the narrow shape.
+pub fn pad_shortcut<T: Copy + Default>(input: &[T], narrow: Shape, wide: Shape, stride: usize) -> Vec<T> {
+    let images = input.len() / narrow.len();
+    let mut output = vec![T::default(); images * wide.len()];
+    kept(images, narrow, wide, stride).for_each(|(from, to)| output[to] = input[from]);
     output
+}
+
+/// The gradient of option A's input for that of its output: what was dropped gets none.
+pub fn pad_shortcut_backward<T: Copy + Default>(gradient: &[T], narrow: Shape, wide: Shape, stride: usize) -> Vec<T> {
+    let images = gradient.len() / wide.len();
+    let mut input = vec![T::default(); images * narrow.len()];
+    kept(images, narrow, wide, stride).for_each(|(from, to)| input[from] = gradient[to]);
+    input
+}
+
+/// The values that option A keeps: where each is in the narrow tensor and in the wide one.
+fn kept(images: usize, narrow: Shape, wide: Shape, stride: usize) -> impl Iterator<Item = (usize, usize)> {
+    let first = (wide.channels - narrow.channels) / 2;
+    let planes = (0..images).flat_map(move |image| (0..narrow.channels).map(move |channel| (image, channel)));
+    planes.flat_map(move |(image, channel)| {
+        let from = (image * narrow.channels + channel) * narrow.pixels();
+        let to = (image * wide.channels + first + channel) * wide.pixels();
+        pixels(wide).map(move |(y, x)| (from + y * stride * narrow.width + x * stride, to + y * wide.width + x))
+    })
 }
 
 fn linear(input: &[f64], inputs: usize, weight: &[f64], bias: &[f64]) -> Vec<f64> {
