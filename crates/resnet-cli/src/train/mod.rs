@@ -90,7 +90,8 @@ struct Outcome<'a> {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.print_config {
-        print(args.settings.resolve(train_images)?.to_toml()?.trim_end())?;
+        let config = args.settings.resolve(|config| Ok(open(config)?.train.len()))?;
+        print(config.to_toml()?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
     let run = match &args.resume {
@@ -133,9 +134,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn create(args: &Args) -> anyhow::Result<Run> {
-    let mut config = args.settings.resolve(train_images)?;
+    let mut counted = None; // the data, where epochs were counted in them
+    let mut config = args.settings.resolve(|config| {
+        let splits = counted.insert(open(config)?);
+        Ok(splits.train.len())
+    })?;
     check_speed(&config.engine, config.precision)?;
-    let splits = open(&config)?;
+    let splits = counted.map_or_else(|| open(&config), Ok)?;
     config.data = from_anywhere(&config.data)?;
     Ok(Run::create(config, splits, &args.out, args.name.as_deref())?)
 }
@@ -167,10 +172,6 @@ fn from_anywhere(data: &str) -> std::io::Result<String> {
 
 fn open(config: &Config) -> resnet::Result<Splits> {
     data::open(&config.data)
-}
-
-fn train_images(config: &Config) -> resnet::Result<usize> {
-    Ok(open(config)?.train.len())
 }
 
 /// A flag that the first Ctrl-C (or request to terminate) sets; the second ends the program at once.
