@@ -108,7 +108,7 @@ impl Draft {
     pub fn fit(&mut self) -> Result<()> {
         let graph = self.network()?.graph()?;
         self.state.check(&graph)?;
-        self.state = weights::fit(std::mem::take(&mut self.state), &graph)?;
+        self.state = weights::in_order(std::mem::take(&mut self.state), &graph);
         Ok(())
     }
 

@@ -77,6 +77,11 @@ fn network_of(path: &Path, Weights { state, metadata }: Weights) -> Result<Weigh
 /// The state in the order of `graph`, once it is known to fit.
 pub(crate) fn fit(state: StateDict, graph: &Graph) -> Result<StateDict> {
     state.check(graph)?;
+    Ok(in_order(state, graph))
+}
+
+/// A state that fits `graph`, in its order.
+pub(crate) fn in_order(state: StateDict, graph: &Graph) -> StateDict {
     let mut tensors: std::collections::HashMap<_, _> = state.into_iter().collect();
-    Ok(graph.tensors().iter().filter_map(|spec| tensors.remove_entry(&spec.name)).collect())
+    graph.tensors().iter().filter_map(|spec| tensors.remove_entry(&spec.name)).collect()
 }
